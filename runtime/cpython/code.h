@@ -1,0 +1,74 @@
+/*
+ * Codes: what the sampler knows of code objects, kept honest without holding references.
+ *
+ * A code object's address is not its identity. The sampler looks a code up by address; the first time it copies
+ * what it needs (names, first line, line table, size of a frame) with guarded reads. When the interpreter frees
+ * a code object, `codes_died` (called with the GIL by a code watcher, or by a dealloc hook on versions without
+ * one) notes the address in a short ring and bumps a counter. The sampler reads the counter before it gathers a
+ * stack; after it has resolved the stack it asks whether any code object of that stack died since: then the
+ * stack is read again. A code object in use by a running frame cannot die, so nothing is lost by that.
+ *
+ * One sampler thread owns the table; only codes_died and codes_deaths may be called from elsewhere.
+ */
+#ifndef RUNTIME_CPYTHON_CODE_H
+#define RUNTIME_CPYTHON_CODE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runtime/cpython/copy.h"
+
+enum {
+    CODES_MAX = 8192,       /* code objects known at once */
+    CODE_NAME_MAX = 512,    /* bytes of UTF-8 kept of a name or a path; longer ones are cut at a character */
+    CODE_TABLE_MAX = 65536, /* bytes of line table kept; see code.c for longer ones */
+};
+
+struct code {
+    uintptr_t address;
+    uintptr_t first_instruction; /* address of co_code_adaptive */
+    uint32_t instructions;       /* code units */
+    uint32_t frame_bytes;        /* bytes a frame of it takes on the data stack */
+    uint32_t first_traceable;    /* code units before it belong to a frame that is still being set up */
+    uint32_t first_line;
+    uint32_t definition;         /* the user's: id in the current segment, 0 = not defined there */
+    bool internal;               /* trampoline or shim: not shown, but it counts for geometry */
+    char *file;                  /* UTF-8, zero-terminated, as in co_filename */
+    char *name;                  /* co_qualname */
+    uint8_t *line_table;         /* co_linetable */
+    uint32_t line_table_bytes;
+};
+
+/** Prepare the table: allocates all its memory (fixed; no allocation later). 0 or -ENOMEM. */
+int codes_open(void);
+
+/** Install the watcher or the dealloc hook (once a process; the child of a fork inherits it). GIL held. 0 or
+ * -errno with fault_text(). */
+int codes_watch(void);
+
+/** Deaths so far: read it before a gather (acquire). */
+uint64_t codes_deaths(void);
+
+/** True if the code object at `address` died after `deaths` was read, or if too many died to tell. */
+bool codes_died_since(uint64_t deaths, uintptr_t address);
+
+/**
+ * Find or resolve the code object at `address`. NULL if what stands there is no code object, or if it could
+ * not be read, or if the table is full of names (then `*full` is set, if `full` is not NULL). The pointer is
+ * valid until codes_sweep.
+ */
+struct code *codes_find(struct copy *copy, uintptr_t address, bool *full);
+
+/** Drop entries of dead code objects; call between ticks. Returns how many entries are left. */
+uint32_t codes_sweep(void);
+
+/** Forget every definition id (a fresh segment). Sampler thread only. */
+void codes_forget_definitions(void);
+
+/** The child of a fork: start empty (the table's memory is reused). */
+void codes_after_fork(void);
+
+/** Line of the instruction (index in code units) by the code's location table; 0 if it has none. */
+uint32_t code_line(const struct code *code, uint32_t instruction);
+
+#endif

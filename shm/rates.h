@@ -1,0 +1,83 @@
+/*
+ * Rates file: what the aggregator tells all workers of a pool. Written by the aggregator only; workers map it
+ * read-only.
+ *
+ * Two slots and a generation: the writer fills the slot that is not current and then stores generation + 1
+ * with release. A reader loads the generation with acquire, reads slot[generation & 1], and reads again if the
+ * generation has moved on by then. `heartbeat_ns` is stored at least once a second while the aggregator lives.
+ *
+ * A missing, foreign or stale file means: profile nothing (fail closed).
+ */
+#ifndef SHM_RATES_H
+#define SHM_RATES_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define RATES_MAGIC UINT64_C(0x73657461724d4f50) /* "POMrates" */
+#define RATES_ABI 1u
+
+enum {
+    STRATA = 64, /* classes of actions that are admitted with one probability each */
+};
+
+/** Finest detail of a stack that is recorded; coarser is a smaller number. */
+enum granularity {
+    GRANULARITY_FILE = 0,
+    GRANULARITY_METHOD = 1,
+    GRANULARITY_LINE = 2,
+};
+
+struct rates {
+    uint64_t interval_ns; /* sampling interval of armed workers */
+    uint64_t cycle_ns;    /* admission cycle */
+    uint32_t cap;         /* newly profiled actions a cycle, over the pool; 0: no cap */
+    uint32_t granularity; /* enum granularity */
+    uint32_t paused;      /* 1: admit nothing */
+    uint32_t passthrough; /* 1: hooks do nothing at all, not even count */
+    uint32_t process;     /* 1: also sample threads outside any action */
+    uint32_t pad;
+    uint32_t probability[STRATA]; /* admission: (p + 1) / 2^32 */
+};
+_Static_assert(sizeof(struct rates) == 40 + 4 * STRATA, "ABI");
+
+struct rates_page {
+    uint64_t magic;
+    uint32_t abi;
+    uint32_t pad;
+    _Atomic uint64_t generation;
+    _Atomic uint64_t heartbeat_ns; /* CLOCK_MONOTONIC of the aggregator's last cycle */
+    uint64_t pad0[4];
+    _Atomic uint32_t slot[2][sizeof(struct rates) / 4];
+};
+_Static_assert(sizeof(struct rates_page) == 64 + 2 * sizeof(struct rates), "ABI");
+
+/** Read one consistent set. Returns false if the writer kept moving (try again later). Any thread. */
+static inline bool rates_read(const struct rates_page *page, struct rates *out)
+{
+    for (int attempt = 0; attempt < 4; attempt++) {
+        uint64_t generation = atomic_load_explicit(&page->generation, memory_order_acquire);
+        uint32_t *words = (uint32_t *)(void *)out;
+        for (unsigned i = 0; i < sizeof(struct rates) / 4; i++)
+            words[i] = atomic_load_explicit(&page->slot[generation & 1][i], memory_order_relaxed);
+        atomic_thread_fence(memory_order_acquire);
+        /* The slot we read is overwritten only by the generation after the next. */
+        if (atomic_load_explicit(&page->generation, memory_order_relaxed) == generation)
+            return true;
+    }
+    return false;
+}
+
+/** Publish a set. One writer only. */
+static inline void rates_write(struct rates_page *page, const struct rates *in)
+{
+    uint64_t generation = atomic_load_explicit(&page->generation, memory_order_relaxed);
+    const uint32_t *words = (const uint32_t *)(const void *)in;
+    atomic_thread_fence(memory_order_release); /* pairs with the acquire fence in rates_read */
+    for (unsigned i = 0; i < sizeof(struct rates) / 4; i++)
+        atomic_store_explicit(&page->slot[(generation + 1) & 1][i], words[i], memory_order_relaxed);
+    atomic_store_explicit(&page->generation, generation + 1, memory_order_release);
+}
+
+#endif
