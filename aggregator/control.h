@@ -1,11 +1,11 @@
 /*
  * Control socket: how the command, the web face and in-process destinations talk to the aggregator.
  *
- * A Unix stream socket. One request a line (a JSON object with "verb"), one reply a line, in order, any number of
- * requests a connection. Only peers with the aggregator's own uid, or root, are served.
+ * A Unix stream socket. One request a line (a JSON object with "verb"), one reply a line, in order, any
+ * number of requests a connection. Only peers with the aggregator's own uid, or root, are served.
  *
- * `subscribe` and `sync` are handled here; every other verb goes to `answer`. One thread serves all connections;
- * a client that does not read delays nobody.
+ * `subscribe` and `sync` are handled here; every other verb goes to `answer`. One thread serves all
+ * connections; a client that does not read delays nobody.
  */
 #ifndef AGGREGATOR_CONTROL_H
 #define AGGREGATOR_CONTROL_H
@@ -17,7 +17,8 @@
 
 /** What the socket's thread calls. `context` is handed to each. */
 struct control_handlers {
-    /** Answer one request (an object with a string "verb"): malloc'ed JSON text without a newline, or NULL (failed). */
+    /** Answer one request (an object with a string "verb"): malloc'ed JSON text without a newline, or NULL
+     * (failed). */
     char *(*answer)(const json_t *request, void *context);
     /** Drain now, hand all messages on, wait (bounded) for the destinations; false if that took too long. */
     bool (*sync)(void *context);
@@ -33,7 +34,8 @@ struct control_handlers {
  */
 int control_start(const char *socket_path, const struct control_handlers *handlers);
 
-/** Does anybody subscribe to the actions of process `pid`? Any thread; one load where nobody subscribes at all. */
+/** Does anybody subscribe to the actions of process `pid`? Any thread; one load where nobody subscribes at
+ * all. */
 bool control_has_subscriber(int32_t pid);
 
 /**

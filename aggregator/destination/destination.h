@@ -1,10 +1,10 @@
 /*
  * Destinations: where finished messages go, a file or a REST server, carried out once for the whole pool.
  *
- * One delivery thread serves them all. What was put is copied into a bounded queue of its destination, so a full
- * disk or a slow or dead server never blocks the caller: past the bound the oldest lines are dropped and counted.
- * What can be tried again (no space, no connection, 408, 429, 5xx) is tried again with growing pauses; what can
- * never succeed (another 4xx, a redirect) is given up and counted.
+ * One delivery thread serves them all. What was put is copied into a bounded queue of its destination, so a
+ * full disk or a slow or dead server never blocks the caller: past the bound the oldest lines are dropped and
+ * counted. What can be tried again (no space, no connection, 408, 429, 5xx) is tried again with growing
+ * pauses; what can never succeed (another 4xx, a redirect) is given up and counted.
  *
  * All functions may be called from any thread. None is to be called in the child of a fork.
  */
@@ -56,12 +56,13 @@ int destination_add(const struct destination_spec *spec);
 /** Take it back. What was put before is still delivered if that works at the first attempt. */
 void destination_remove(int id);
 
-/** Queue one JSON line, without its newline (there must be none in it). Never blocks; an unknown id is ignored. */
+/** Queue one JSON line, without its newline (there must be none in it). Never blocks; an unknown id is
+ * ignored. */
 void destination_put(int id, const char *line, size_t bytes);
 
 /**
- * Wait until all that was put before has been written, posted or given up, or has failed at one fresh attempt.
- * Returns false if that took longer than `timeout_ms`.
+ * Wait until all that was put before has been written, posted or given up, or has failed at one fresh
+ * attempt. Returns false if that took longer than `timeout_ms`.
  */
 bool destination_sync(unsigned timeout_ms);
 
