@@ -138,8 +138,7 @@ void control_publish(int32_t pid, const char *line, size_t bytes)
         ring();
 }
 
-/* ---- one client; called in the thread, with the lock held except where said ------------------------------
- */
+/* ---- one client; called in the thread, with the lock held except where said ---- */
 
 static void tell_dropped(struct client *c)
 {
@@ -314,8 +313,7 @@ static void drop(unsigned i)
     free(c);
 }
 
-/* ---- the thread ------------------------------------------------------------------------------------------
- */
+/* ---- the thread ---- */
 
 static void flush_and_sweep(bool all)
 {

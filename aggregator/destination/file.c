@@ -1,0 +1,71 @@
+/* Appending to a file: see file.h. */
+#include "aggregator/destination/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "shm/fault.h"
+
+void file_sink_close(struct file_sink *sink)
+{
+    if (sink->fd >= 0)
+        close(sink->fd);
+    sink->fd = -1;
+}
+
+static int open_file(struct file_sink *sink)
+{
+    /* Without O_NONBLOCK a pipe without a reader would hold the thread. */
+    struct open_how how = {
+        .flags = O_WRONLY | O_APPEND | O_CREAT | O_NOCTTY | O_NONBLOCK | O_CLOEXEC,
+        .mode = 0644,
+        .resolve = sink->no_links ? RESOLVE_NO_SYMLINKS : 0,
+    };
+    int fd = sink->no_links ? (int)syscall(SYS_openat2, AT_FDCWD, sink->path, &how, sizeof how)
+                            : open(sink->path, (int)how.flags, (mode_t)how.mode);
+    if (fd < 0)
+        return fault(errno, "cannot open %s", sink->path);
+    struct stat st;
+    if (fstat(fd, &st) != 0 || (!S_ISREG(st.st_mode) && !S_ISCHR(st.st_mode))) {
+        close(fd);
+        return fault(EINVAL, "%s is not a regular file", sink->path);
+    }
+    sink->fd = fd;
+    sink->device = st.st_dev;
+    sink->inode = st.st_ino;
+    return 0;
+}
+
+/* Has the file been renamed or removed (log rotation) since it was opened? */
+static bool moved(const struct file_sink *sink)
+{
+    struct stat st;
+    return stat(sink->path, &st) != 0 || st.st_dev != sink->device || st.st_ino != sink->inode;
+}
+
+int file_sink_write(struct file_sink *sink, const char *bytes, size_t length, size_t *done)
+{
+    if (sink->fd >= 0 && moved(sink))
+        file_sink_close(sink);
+    if (sink->fd < 0) {
+        int rc = open_file(sink);
+        if (rc != 0)
+            return rc;
+        /* A line of which a part stands in the old file is written whole into the new one. */
+        const char *newline = *done == 0 ? NULL : memrchr(bytes, '\n', *done);
+        *done = newline == NULL ? 0 : (size_t)(newline - bytes) + 1;
+    }
+    while (*done < length) {
+        ssize_t n = write(sink->fd, bytes + *done, length - *done);
+        if (n > 0)
+            *done += (size_t)n;
+        else if (n == 0 || errno != EINTR)
+            return fault(n == 0 ? ENOSPC : errno, "cannot write to %s", sink->path);
+    }
+    return 0;
+}
