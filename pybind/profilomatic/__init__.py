@@ -1,0 +1,104 @@
+"""Profil-o-matic: which high-level actions of a pool of Python workers are slow, which lines make them slow, and why.
+
+    import profilomatic
+    profilomatic.configure(max_overhead='2%')
+    profilomatic.add_destination(profilomatic.file_destination('profile.log'))   # starts profiling
+
+    with profilomatic.action('report:build', customer=7):
+        ...
+
+Importing this package starts nothing. Profiling starts with the first destination, or with PROFILOMATIC_ENABLED=1 under
+``profilomatic run``; what cannot be started is told once on stderr and the application runs on. All functions may be
+called on any thread; settings and destinations are inherited by forked processes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Optional, Union
+
+from . import wsgi
+from ._action import Action, action
+from ._switch import _runtime, switch
+from .destinations import (
+    FileDestination,
+    RestDestination,
+    file_destination,
+    no_flush_destination,
+)
+
+__version__ = '0.1.0'
+
+#: 'native' where the extension serves this interpreter; 'python' where it does not and calls are accepted without effect.
+implementation = 'python' if _runtime is None else 'native'
+
+Destination = Union[FileDestination, RestDestination, Callable[[Dict[str, Any]], object]]
+
+
+def configure(**options: Any) -> None:
+    """Set options for this process and those forked from it; call it again to change some.
+
+    max_overhead: fraction of the pool's CPU that profiling may cost (0.02 or "2%"). time_granularity: finest sampling
+    interval in seconds. code_granularity: 'file', 'method' or 'line'. store_all_logs: put every Eliot message into the call
+    graph. max_actions_per_run: newly profiled actions a cycle over all workers, 0 for no cap. source_name: the pool's
+    name, by default the host's. scope: 'actions' or 'process'.
+
+    TypeError for an unknown option, ValueError for a bad value; nothing is changed then.
+    """
+    switch.configure(options)
+
+
+def add_destination(destination: Destination) -> None:
+    """Send messages about profiled actions to `destination`; this starts profiling. Adding it again does nothing.
+
+    A callable is called with one dict for each profiled action of its own process; what it raises is told once and counted.
+    """
+    switch.add(destination)
+
+
+def remove_destination(destination: Destination) -> None:
+    """Take a destination back, after handing over what was profiled so far (at most 2 s). ValueError if it was not added.
+
+    A file or a server is taken back for the whole pool. Without any destination left, profiling ends in this process.
+    """
+    switch.remove(destination)
+
+
+def current_task_uuid() -> Optional[str]:
+    """The task UUID of the action that this thread is in, or None."""
+    return None if _runtime is None else _runtime.current_task_uuid()
+
+
+def status() -> Dict[str, Any]:
+    """What ``profilomatic status --json`` prints, and this process's own view under ``process`` and ``settings``.
+
+    Waits at most a second for the aggregator; ``aggregator`` is None if it does not answer. ``reason`` says why profiling
+    could not be switched on.
+    """
+    return switch.status()
+
+
+def __getattr__(name: str) -> Any:
+    """`profilomatic.eliot` is imported when it is first used, because it needs Eliot."""
+    if name in ('eliot', 'gunicorn', 'uwsgi'):
+        import importlib
+
+        return importlib.import_module(__name__ + '.' + name)
+    raise AttributeError('module %r has no attribute %r' % (__name__, name))
+
+
+__all__ = [
+    'Action',
+    'Destination',
+    'FileDestination',
+    'RestDestination',
+    'action',
+    'add_destination',
+    'configure',
+    'current_task_uuid',
+    'file_destination',
+    'implementation',
+    'no_flush_destination',
+    'remove_destination',
+    'status',
+    'wsgi',
+]

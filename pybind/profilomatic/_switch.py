@@ -1,0 +1,214 @@
+"""The switch: what this process asked for, and whether profiling is on.
+
+There is one `Switch` a process (`switch`). A fork copies it, and nothing in it holds a thread, a lock or a socket until the
+first action begins in a process: then the native part calls `_on_attach` once in that process, which writes the request
+files and starts the delivery to in-process destinations.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional
+
+from . import requests
+from ._tell import tell
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .delivery import Delivery
+
+_runtime: Any = None  # the native part; Any, because it may be missing
+missing: Optional[str] = None
+try:
+    _runtime = importlib.import_module(__package__ + '._runtime')
+except ImportError as error:
+    missing = 'no native extension for this %s %d.%d (%s)' % (
+        sys.implementation.name,
+        sys.version_info[0],
+        sys.version_info[1],
+        error,
+    )
+
+
+def forbidden() -> bool:
+    """True where the operator switched everything off: PROFILOMATIC_ENABLED=0."""
+    return os.environ.get('PROFILOMATIC_ENABLED', '').strip().lower() in ('0', 'false', 'no', 'off')
+
+
+def _aggregator() -> Optional[str]:
+    """Path of the aggregator that a worker may start; None if it must not or cannot."""
+    if os.environ.get('PROFILOMATIC_RUN') == '1':
+        return None  # `profilomatic run` has started one and keeps it alive
+    here = os.path.dirname(os.path.abspath(__file__))
+    program = 'profilomatic-aggregator'
+    named = os.environ.get('PROFILOMATIC_AGGREGATOR')
+    candidates = [named] if named else [
+        os.path.join(here, '..', '..', 'bin', program),
+        os.path.join(here, '..', '..', '..', '..', 'bin', program),
+        shutil.which(program) or '',
+    ]
+    for path in candidates:
+        if path and os.access(path, os.X_OK):
+            return os.path.realpath(path)
+    tell('%s is not to be found%s: unless one runs already, nothing will be profiled'
+         % (program, ' at ' + named if named else ''))
+    return None
+
+
+class Switch:
+    def __init__(self) -> None:
+        self.settings = Settings(tell)
+        self.destinations: List[Any] = []
+        self.wanted = False  # profiling was asked for by the environment, not by a destination
+        self.on = False
+        self.reason: Optional[str] = missing
+        self.delivery: Optional['Delivery'] = None
+        self._attached_pid = 0  # the process in which _on_attach has run
+        self._written: Dict[str, str] = {}  # request's content hash -> pool it was written to, in that process
+
+    # ---- what the program asks for
+
+    def configure(self, options: Mapping[str, Any]) -> None:
+        self.settings.configure(options)
+        if self.on:
+            self._enable()
+            self._write_requests()
+
+    def add(self, destination: Any) -> None:
+        if not callable(destination) and _request_of(destination) is None:
+            raise TypeError('a destination is a callable or one of profilomatic\'s own, not %r' % (destination,))
+        if destination not in self.destinations:
+            self.destinations.append(destination)
+        self.turn_on()
+        self._write_requests()
+
+    def remove(self, destination: Any) -> None:
+        if destination not in self.destinations:
+            raise ValueError('%r was not added' % (destination,))
+        if self.attached():
+            self._sync()
+        self.destinations.remove(destination)
+        self._write_requests()
+        if not self.destinations and not self.wanted:
+            self.turn_off()
+
+    def turn_on(self) -> None:
+        """Switch profiling on here and in every process forked from here. What goes wrong is told, never raised."""
+        if self.on or forbidden():
+            return
+        if _runtime is None:
+            tell('cannot profile: %s; the application runs on without it' % missing)
+            return
+        self._enable()
+
+    def turn_off(self) -> None:
+        if self.on:
+            self.on = False
+            _runtime.disable()
+
+    # ---- facts
+
+    def directory(self) -> str:
+        return str(_runtime.directory_default())
+
+    def pool(self) -> str:
+        return str(_runtime.pool_path(self.directory(), self.settings['source_name']))
+
+    def attached(self) -> bool:
+        return self.on and self._attached_pid == os.getpid()
+
+    def callables(self) -> List[Callable[[Dict[str, Any]], object]]:
+        """The destinations that are served in this process."""
+        return [destination for destination in self.destinations if _request_of(destination) is None]
+
+    def status(self) -> Dict[str, Any]:
+        known: Dict[str, Any] = {
+            'implementation': 'python' if _runtime is None else 'native',
+            'enabled': self.on,
+            'reason': self.reason or ('PROFILOMATIC_ENABLED=0' if forbidden() else None),
+            'source': self.settings['source_name'],
+            'settings': self.settings.describe(),
+            'destinations': [repr(destination) for destination in self.destinations],
+            'aggregator': None,
+            'pools': [],
+            'process': {},
+        }
+        if self.delivery is not None:
+            known['delivery'] = self.delivery.status()
+        if _runtime is not None:
+            from . import control
+
+            known['directory'] = self.directory()
+            known['process'] = _runtime.status()
+            known.update(control.ask(self.directory(), {'verb': 'status'}) or {})
+        return known
+
+    # ---- how it is done
+
+    def _enable(self) -> None:
+        try:
+            _runtime.enable(self.directory(), self.settings['source_name'], _aggregator(), self._on_attach)
+        except Exception as error:
+            self.reason = str(error)
+            tell('cannot profile: %s; the application runs on without it' % error)
+            return
+        self.on = True
+        self.reason = None
+
+    def _on_attach(self) -> None:
+        """Called by the native part when the first action of a process begins; the pool's folders exist by then."""
+        try:
+            self._attached_pid = os.getpid()
+            self._written = {}
+            self._write_requests()
+        except Exception as error:
+            tell('cannot ask the aggregator for what was configured: %r' % error)
+
+    def _write_requests(self) -> None:
+        """Make the pool's request files say what this process asks for now. Nothing before the process is attached."""
+        if not self.attached():
+            return
+        pool = self.pool()
+        asked = [self.settings.limits()]
+        asked += [request for request in map(_request_of, self.destinations) if request is not None]
+        written: Dict[str, str] = {}
+        for request in asked:
+            try:
+                written[requests.write(pool, request)] = pool
+            except OSError as error:
+                tell('cannot write a request to the aggregator: %s' % error)
+        for name, old_pool in self._written.items():
+            if written.get(name) != old_pool:
+                requests.remove(old_pool, name)
+        self._written = written
+        self._serve_callables()
+
+    def _serve_callables(self) -> None:
+        if self.delivery is None:
+            if not self.callables():
+                return
+            from .delivery import Delivery
+
+            self.delivery = Delivery(self.directory, self.callables, _runtime.set_pump)
+        self.delivery.start_or_stop()
+
+    def _sync(self) -> None:
+        """Have everything that was profiled so far handed over; at most 2 s."""
+        if self.delivery is not None and self.callables():
+            self.delivery.flush()
+        else:
+            from . import control
+
+            control.ask(self.directory(), {'verb': 'sync'}, 2.0)
+
+
+def _request_of(destination: Any) -> Optional[Dict[str, Any]]:
+    """The request by which the aggregator carries out `destination`; None if it is served in the process."""
+    request = getattr(destination, 'profilomatic_request', None)
+    return request() if callable(request) else None
+
+
+switch = Switch()
