@@ -13,7 +13,9 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define RATES_MAGIC UINT64_C(0x73657461724d4f50) /* "POMrates" */
 #define RATES_ABI 1u
@@ -67,6 +69,44 @@ static inline bool rates_read(const struct rates_page *page, struct rates *out)
             return true;
     }
     return false;
+}
+
+/** What an admission needs to know. */
+struct rates_admission {
+    uint64_t cycle_ns;
+    uint32_t cap, paused, probability;
+};
+
+/** Read only what an admission in `stratum` needs; otherwise as rates_read. */
+static inline bool rates_read_admission(const struct rates_page *page, uint32_t stratum,
+                                        struct rates_admission *out)
+{
+#define RATES_WORD(field) (offsetof(struct rates, field) / 4)
+    for (int attempt = 0; attempt < 4; attempt++) {
+        uint64_t generation = atomic_load_explicit(&page->generation, memory_order_acquire);
+        const _Atomic uint32_t *slot = page->slot[generation & 1];
+        uint32_t low = atomic_load_explicit(&slot[RATES_WORD(cycle_ns)], memory_order_relaxed);
+        uint32_t high = atomic_load_explicit(&slot[RATES_WORD(cycle_ns) + 1], memory_order_relaxed);
+        out->cap = atomic_load_explicit(&slot[RATES_WORD(cap)], memory_order_relaxed);
+        out->paused = atomic_load_explicit(&slot[RATES_WORD(paused)], memory_order_relaxed);
+        out->probability =
+            atomic_load_explicit(&slot[RATES_WORD(probability) + stratum], memory_order_relaxed);
+        uint32_t words[2] = {low, high}; /* in memory order, whatever the machine's byte order */
+        memcpy(&out->cycle_ns, words, sizeof words);
+        atomic_thread_fence(memory_order_acquire);
+        if (atomic_load_explicit(&page->generation, memory_order_relaxed) == generation)
+            return true;
+    }
+    return false;
+#undef RATES_WORD
+}
+
+/** 1: hooks shall do nothing at all. A single word, so no consistency is needed. */
+static inline bool rates_passthrough(const struct rates_page *page)
+{
+    uint64_t generation = atomic_load_explicit(&page->generation, memory_order_acquire);
+    return atomic_load_explicit(&page->slot[generation & 1][offsetof(struct rates, passthrough) / 4],
+                                memory_order_relaxed) != 0;
 }
 
 /** Publish a set. One writer only. */

@@ -104,6 +104,7 @@ static void fill_header(struct segment_header *header, const char *source, uint3
     header->pid_namespace = segment_pid_namespace();
     header->created_monotonic_ns = clock_monotonic_ns();
     header->created_realtime_ns = clock_realtime_ns();
+    header->created_process_cpu_ns = clock_read_ns(CLOCK_PROCESS_CPUTIME_ID);
     header->python_hexversion = python_hexversion;
     snprintf(header->source, sizeof header->source, "%s", source);
 }

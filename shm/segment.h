@@ -61,6 +61,7 @@ struct segment_header {
     uint64_t pid_namespace;    /* inode of /proc/self/ns/pid */
     uint64_t created_monotonic_ns;
     uint64_t created_realtime_ns; /* the same instant */
+    uint64_t created_process_cpu_ns; /* CPU the process had used by then: not this segment's */
     uint32_t python_hexversion;
     uint32_t pad;
     char source[DIRECTORY_SOURCE_MAX + 8]; /* zero-terminated */

@@ -1,0 +1,291 @@
+/* The Python type Action, and the ContextVar that says which one is current. */
+#include "pybind/pybind.h"
+
+#include "runtime/worker.h"
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return -1;
+}
+
+/* 8-4-4-4-12 or 32 plain hex digits (RFC 9562); anything else is refused. */
+static bool parse_uuid(PyObject *text, uint8_t out[16])
+{
+    Py_ssize_t length;
+    const char *p = PyUnicode_AsUTF8AndSize(text, &length);
+    if (p == NULL) {
+        PyErr_Clear();
+        return false;
+    }
+    if (length != 36 && length != 32)
+        return false;
+    int n = 0;
+    for (Py_ssize_t i = 0; i < length; i++) {
+        if (length == 36 && (i == 8 || i == 13 || i == 18 || i == 23)) {
+            if (p[i] != '-')
+                return false;
+            continue;
+        }
+        int digit = hex_digit(p[i]);
+        if (digit < 0)
+            return false;
+        out[n / 2] = (uint8_t)(n % 2 == 0 ? digit << 4 : out[n / 2] | digit);
+        n++;
+    }
+    return true;
+}
+
+static PyObject *format_uuid(const uint8_t uuid[16])
+{
+    static const char digits[] = "0123456789abcdef";
+    char text[36];
+    int n = 0;
+    for (int i = 0; i < 16; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10)
+            text[n++] = '-';
+        text[n++] = digits[uuid[i] >> 4];
+        text[n++] = digits[uuid[i] & 15];
+    }
+    return PyUnicode_FromStringAndSize(text, sizeof text);
+}
+
+struct action_object *action_current(struct module_state *state)
+{
+    PyObject *value = NULL;
+    if (PyContextVar_Get(state->current, NULL, &value) != 0) {
+        PyErr_Clear();
+        return NULL;
+    }
+    if (value == NULL)
+        return NULL;
+    Py_DECREF(value); /* the context keeps it */
+    if (Py_TYPE(value) != state->action_type)
+        return NULL;
+    struct action_object *action = (struct action_object *)value;
+    /* Ended ones stay current where an inner action outlived its parent: look further out. */
+    while (action != NULL && !action_is_live(&action->action))
+        action = (struct action_object *)action->parent;
+    return action;
+}
+
+static void set_current(struct module_state *state, PyObject *value)
+{
+    PyObject *token = PyContextVar_Set(state->current, value);
+    if (token == NULL)
+        PyErr_Clear();
+    Py_XDECREF(token);
+}
+
+struct action_object *action_object_new(struct module_state *state, PyObject *module, PyObject *name,
+                                        PyObject *uuid_text)
+{
+    struct action_object *self = PyObject_New(struct action_object, state->action_type);
+    if (self == NULL)
+        return NULL;
+    memset(&self->action, 0, sizeof self->action);
+    self->action.slot = NO_SLOT;
+    self->state = state;
+    self->module = Py_NewRef(module);
+    self->name = Py_XNewRef(name);
+    self->parent = NULL;
+    self->uuid_text = Py_XNewRef(uuid_text);
+    self->entered = false;
+    return self;
+}
+
+void action_object_begin(struct action_object *self, const char *hint, size_t length, bool settled)
+{
+    struct action_object *parent = action_current(self->state);
+    uint8_t uuid[16];
+    bool given = self->uuid_text != NULL && parse_uuid(self->uuid_text, uuid);
+    if (parent != NULL && parent != self)
+        Py_XSETREF(self->parent, Py_NewRef((PyObject *)parent));
+    action_begin(&self->action, hint, length, settled, parent != NULL ? &parent->action : NULL, given ? uuid : NULL);
+    if (!self->action.open)
+        return;
+    if (parent != NULL || !given)
+        Py_CLEAR(self->uuid_text);
+    set_current(self->state, (PyObject *)self);
+    self->entered = true;
+}
+
+void action_object_end(struct action_object *self, const char *name, size_t length, bool error)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    bool message = action_end(&self->action, name, length, error);
+    if (self->entered) {
+        self->entered = false;
+        PyObject *current = NULL;
+        if (PyContextVar_Get(self->state->current, NULL, &current) != 0)
+            PyErr_Clear();
+        if (current == (PyObject *)self)
+            set_current(self->state, self->parent != NULL ? self->parent : Py_None);
+        Py_XDECREF(current);
+    }
+    Py_CLEAR(self->parent);
+    if (message && self->state->pump != NULL) {
+        PyObject *result = PyObject_CallNoArgs(self->state->pump);
+        if (result == NULL)
+            PyErr_WriteUnraisable(self->state->pump);
+        Py_XDECREF(result);
+    }
+    PyErr_Restore(type, value, traceback);
+}
+
+PyObject *action_object_uuid(struct action_object *self)
+{
+    if (self->uuid_text == NULL) {
+        static const uint8_t none[16];
+        if (memcmp(self->action.task_uuid, none, 16) == 0)
+            action_make_uuid(self->action.task_uuid);
+        self->uuid_text = format_uuid(self->action.task_uuid);
+    }
+    return self->uuid_text;
+}
+
+/* ---- the type ------------------------------------------------------------------------------------------ */
+
+static PyObject *new_action(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"name", "task_uuid", NULL};
+    PyObject *name, *uuid = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "U|O:Action", names, &name, &uuid))
+        return NULL;
+    if (uuid != Py_None && !PyUnicode_Check(uuid)) {
+        PyErr_Format(PyExc_TypeError, "task_uuid must be a str or None, not %.100s", Py_TYPE(uuid)->tp_name);
+        return NULL;
+    }
+    PyObject *module = PyType_GetModule(type);
+    if (module == NULL)
+        return NULL;
+    return (PyObject *)action_object_new(PyModule_GetState(module), module, name, uuid == Py_None ? NULL : uuid);
+}
+
+static const char *name_of(struct action_object *self, Py_ssize_t *length)
+{
+    const char *name = self->name != NULL ? PyUnicode_AsUTF8AndSize(self->name, length) : NULL;
+    if (name == NULL) {
+        PyErr_Clear(); /* a lone surrogate */
+        name = "(unnamed)";
+        *length = 9;
+    }
+    return name;
+}
+
+static void end_by_name(struct action_object *self, bool error)
+{
+    Py_ssize_t length;
+    const char *name = name_of(self, &length);
+    action_object_end(self, name, (size_t)length, error);
+}
+
+static void dealloc_action(PyObject *object)
+{
+    struct action_object *self = (struct action_object *)object;
+    if (self->action.open)
+        end_by_name(self, false);
+    PyTypeObject *type = Py_TYPE(object);
+    Py_XDECREF(self->name);
+    Py_XDECREF(self->parent);
+    Py_XDECREF(self->uuid_text);
+    Py_XDECREF(self->module);
+    PyObject_Free(object);
+    Py_DECREF(type);
+}
+
+static PyObject *begin_method(PyObject *object, PyObject *unused)
+{
+    struct action_object *self = (struct action_object *)object;
+    if (!self->action.open) {
+        struct meter_mark mark = meter_enter(&worker.meter);
+        Py_ssize_t length;
+        const char *name = name_of(self, &length);
+        action_object_begin(self, name, (size_t)length, true);
+        meter_leave(&worker.meter, mark);
+    }
+    return Py_NewRef(object);
+}
+
+static PyObject *end_method(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"error", NULL};
+    int error = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|p:end", names, &error))
+        return NULL;
+    struct meter_mark mark = meter_enter(&worker.meter);
+    end_by_name((struct action_object *)object, error != 0);
+    meter_leave(&worker.meter, mark);
+    Py_RETURN_NONE;
+}
+
+static PyObject *exit_method(PyObject *object, PyObject *args)
+{
+    struct meter_mark mark = meter_enter(&worker.meter);
+    end_by_name((struct action_object *)object, PyTuple_GET_SIZE(args) > 0 && PyTuple_GET_ITEM(args, 0) != Py_None);
+    meter_leave(&worker.meter, mark);
+    Py_RETURN_FALSE;
+}
+
+static PyObject *get_uuid(PyObject *object, void *unused)
+{
+    return Py_XNewRef(action_object_uuid((struct action_object *)object));
+}
+
+static PyObject *get_name(PyObject *object, void *unused)
+{
+    struct action_object *self = (struct action_object *)object;
+    return Py_NewRef(self->name != NULL ? self->name : Py_None);
+}
+
+static PyObject *get_profiled(PyObject *object, void *unused)
+{
+    return PyBool_FromLong(((struct action_object *)object)->action.serial != 0);
+}
+
+static PyMethodDef methods[] = {
+    {"begin", begin_method, METH_NOARGS, "begin()\n--\n\nBegin it, nested in the current action. Returns itself."},
+    {"end", (PyCFunction)(void (*)(void))end_method, METH_VARARGS | METH_KEYWORDS,
+     "end(error=False)\n--\n\nEnd it, on any thread. Twice is harmless."},
+    {"__enter__", begin_method, METH_NOARGS, NULL},
+    {"__exit__", exit_method, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef getters[] = {
+    {"task_uuid", get_uuid, NULL, "The task's uuid as text; a nested action has its root's.", NULL},
+    {"name", get_name, NULL, "The action type.", NULL},
+    {"profiled", get_profiled, NULL, "True if it was admitted for profiling.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot slots_of_type[] = {
+    {Py_tp_new, new_action},
+    {Py_tp_dealloc, dealloc_action},
+    {Py_tp_methods, methods},
+    {Py_tp_getset, getters},
+    {Py_tp_doc, "Action(name, task_uuid=None)\n--\n\nSomething with a name, a begin and an end; a context manager.\n\n"
+                "Times are those between begin() and end(). Exceptions count as errors and pass through."},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "profilomatic._runtime.Action",
+    .basicsize = sizeof(struct action_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = slots_of_type,
+};
+
+int action_add_type(PyObject *module, struct module_state *state)
+{
+    state->action_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, NULL);
+    if (state->action_type == NULL)
+        return -1;
+    return PyModule_AddType(module, state->action_type);
+}

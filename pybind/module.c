@@ -1,0 +1,306 @@
+/* The extension module profilomatic._runtime: switching the runtime on, its state, and its types. */
+#include "pybind/pybind.h"
+
+#include "runtime/stacks.h"
+#include "runtime/worker.h"
+#include "shm/fault.h"
+
+static void call_on_attach(void *context)
+{
+    struct module_state *state = context;
+    if (state->on_attach == NULL)
+        return;
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *result = PyObject_CallNoArgs(state->on_attach);
+    if (result == NULL)
+        PyErr_WriteUnraisable(state->on_attach);
+    Py_XDECREF(result);
+    PyErr_Restore(type, value, traceback);
+}
+
+/* Folders that modules are imported from, so that file names can be told relative to them. */
+static void note_import_roots(void)
+{
+    const char *paths[64];
+    int count = 0;
+    PyObject *path = PySys_GetObject("path"); /* borrowed */
+    char here[4096];
+    for (Py_ssize_t i = 0; path != NULL && PyList_Check(path) && i < PyList_GET_SIZE(path) && count < 64; i++) {
+        PyObject *item = PyList_GET_ITEM(path, i);
+        const char *text = PyUnicode_Check(item) ? PyUnicode_AsUTF8(item) : NULL;
+        if (text == NULL)
+            PyErr_Clear();
+        else if (*text == '\0' && getcwd(here, sizeof here) != NULL)
+            paths[count++] = here;
+        else if (*text == '/')
+            paths[count++] = text;
+    }
+    stacks_set_roots(paths, count);
+}
+
+static void on_attach(void *context)
+{
+    note_import_roots();
+    call_on_attach(context);
+}
+
+static int copy_text(char *out, size_t size, const char *text, const char *what)
+{
+    if (strlen(text) >= size) {
+        PyErr_Format(PyExc_ValueError, "%s is longer than %zu bytes: '%.60s…'", what, size - 1, text);
+        return -1;
+    }
+    strcpy(out, text);
+    return 0;
+}
+
+PyDoc_STRVAR(enable_doc,
+             "enable(directory, source, aggregator=None, on_attach=None)\n--\n\n"
+             "Switch profiling on in this process and in every process forked from it.\n\n"
+             "Nothing is made until an action begins; then each process makes its segment, calls on_attach() and starts its\n"
+             "sampler thread. `aggregator` is the program to start where none serves the directory; None: never\n"
+             "start one. Raises RuntimeError if this interpreter is not the one that the extension was built for.");
+
+static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"directory", "source", "aggregator", "on_attach", NULL};
+    const char *directory, *source, *aggregator = NULL;
+    PyObject *callback = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ss|zO:enable", names, &directory, &source, &aggregator, &callback))
+        return NULL;
+    struct module_state *state = PyModule_GetState(module);
+    struct worker_settings settings = {
+        .python_hexversion = PY_VERSION_HEX, .on_attach = on_attach, .on_attach_context = state};
+    if (copy_text(settings.directory, sizeof settings.directory, directory, "directory") != 0 ||
+        copy_text(settings.source, sizeof settings.source, source, "source") != 0 ||
+        copy_text(settings.aggregator, sizeof settings.aggregator, aggregator != NULL ? aggregator : "", "aggregator") != 0)
+        return NULL;
+    if (directory_pool(settings.pool, directory, geteuid(), source) != 0)
+        return PyErr_Format(PyExc_ValueError, "%s", fault_text());
+    Py_XSETREF(state->on_attach, callback != Py_None ? Py_NewRef(callback) : NULL);
+    if (worker_enable(&settings) != 0) {
+        if (!PyErr_Occurred())
+            PyErr_Format(PyExc_RuntimeError, "%s", fault_text());
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *disable(PyObject *module, PyObject *unused)
+{
+    worker_disable();
+    Py_RETURN_NONE;
+}
+
+static PyObject *enabled(PyObject *module, PyObject *unused)
+{
+    return PyBool_FromLong(worker.enabled);
+}
+
+static PyObject *attach(PyObject *module, PyObject *unused)
+{
+    return PyBool_FromLong(worker_ready(clock_monotonic_ns()));
+}
+
+static uint64_t word(const _Atomic uint64_t *value)
+{
+    return atomic_load_explicit(value, memory_order_relaxed);
+}
+
+static PyObject *status(PyObject *module, PyObject *unused)
+{
+    static const char *const reasons[DENIALS] = {"no_rates", "paused", "lottery", "cap", "lane_full", "no_slot"};
+    bool attached = worker.attached && *worker_sentinel != 0;
+    if (!attached)
+        return Py_BuildValue("{sOsOss}", "attached", Py_False, "enabled", worker.enabled ? Py_True : Py_False, "reason",
+                             worker.reason);
+    worker_publish_meter();
+    const struct worker_page *page = worker.segment.worker;
+    PyObject *denied = PyDict_New();
+    for (int i = 0; denied != NULL && i < DENIALS; i++) {
+        PyObject *n = PyLong_FromUnsignedLongLong(word(&page->denied[i]));
+        if (n == NULL || PyDict_SetItemString(denied, reasons[i], n) != 0)
+            Py_CLEAR(denied);
+        Py_XDECREF(n);
+    }
+    if (denied == NULL)
+        return NULL;
+    char uuid[33];
+    for (int i = 0; i < 16; i++)
+        snprintf(uuid + 2 * i, 3, "%02x", worker.segment.header->uuid[i]);
+    uint64_t lost = word(&page->lanes[0].lost_records) + word(&page->lanes[1].lost_records);
+    return Py_BuildValue("{sOsOsssssKsNsKsKsKsKsKsKsdsd}", "attached", Py_True, "enabled",
+                         worker.enabled ? Py_True : Py_False, "reason", worker.reason, "segment", uuid, "admitted",
+                         (unsigned long long)word(&page->admitted), "denied", denied, "ticks",
+                         (unsigned long long)word(&page->ticks), "samples", (unsigned long long)word(&page->samples), "torn",
+                         (unsigned long long)word(&page->torn), "unreadable", (unsigned long long)word(&page->unreadable),
+                         "dropped", (unsigned long long)lost, "hooks", (unsigned long long)worker.meter.hooks,
+                         "sampler_cpu", (double)word(&page->sampler_cpu_ns) / 1e9, "hook_cpu",
+                         (double)worker.meter.cost_ns / 1e9);
+}
+
+static PyObject *current_task_uuid(PyObject *module, PyObject *unused)
+{
+    struct action_object *action = action_current(PyModule_GetState(module));
+    if (action == NULL)
+        Py_RETURN_NONE;
+    return Py_XNewRef(action_object_uuid(action));
+}
+
+static PyObject *set_callable(PyObject **where, PyObject *value, const char *what)
+{
+    if (value != Py_None && !PyCallable_Check(value))
+        return PyErr_Format(PyExc_TypeError, "%s takes a callable or None, not %.100s", what, Py_TYPE(value)->tp_name);
+    Py_XSETREF(*where, value != Py_None ? Py_NewRef(value) : NULL);
+    Py_RETURN_NONE;
+}
+
+static PyObject *set_template(PyObject *module, PyObject *value)
+{
+    return set_callable(&((struct module_state *)PyModule_GetState(module))->template, value, "set_template");
+}
+
+static PyObject *set_pump(PyObject *module, PyObject *value)
+{
+    return set_callable(&((struct module_state *)PyModule_GetState(module))->pump, value, "set_pump");
+}
+
+static PyObject *default_directory(PyObject *module, PyObject *unused)
+{
+    char path[DIRECTORY_PATH_MAX];
+    if (directory_default(path) != 0)
+        return PyErr_Format(PyExc_ValueError, "%s", fault_text());
+    return PyUnicode_DecodeFSDefault(path);
+}
+
+static PyObject *pool_path(PyObject *module, PyObject *args)
+{
+    const char *directory, *source;
+    char path[DIRECTORY_PATH_MAX];
+    if (!PyArg_ParseTuple(args, "ss:pool_path", &directory, &source))
+        return NULL;
+    if (directory_pool(path, directory, geteuid(), source) != 0)
+        return PyErr_Format(PyExc_ValueError, "%s", fault_text());
+    return PyUnicode_DecodeFSDefault(path);
+}
+
+#define KEYWORDS(function) (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS
+
+static PyMethodDef functions[] = {
+    {"enable", KEYWORDS(enable), enable_doc},
+    {"disable", disable, METH_NOARGS, "disable()\n--\n\nIgnore new actions from now on."},
+    {"enabled", enabled, METH_NOARGS, "enabled()\n--\n\nTrue between enable() and disable()."},
+    {"attach", attach, METH_NOARGS,
+     "attach()\n--\n\nMake this process's segment now instead of at its first action. True if it has one."},
+    {"status", status, METH_NOARGS, "status()\n--\n\nThis process's own view, as a dict (CPU in seconds)."},
+    {"current_task_uuid", current_task_uuid, METH_NOARGS,
+     "current_task_uuid()\n--\n\nThe task uuid of the action that this context is in, or None."},
+    {"wrap", KEYWORDS(wsgi_wrap),
+     "wrap(app, name=None)\n--\n\nA WSGI application that makes each request an action and calls `app`.\n\nThe action type is "
+     "`name`, else the framework's route template, else the normalised path. Wrapping twice is the same\nas once."},
+    {"set_template", set_template, METH_O,
+     "set_template(callable)\n--\n\ncallable(environ) -> str | None names a request's route when it has ended."},
+    {"set_pump", set_pump, METH_O,
+     "set_pump(callable)\n--\n\ncallable() runs on the request's thread after a profiled root action ended."},
+    {"directory_default", default_directory, METH_NOARGS, "directory_default()\n--\n\nThe runtime directory."},
+    {"pool_path", pool_path, METH_VARARGS,
+     "pool_path(directory, source)\n--\n\nThe folder of this user's pool of that source name."},
+    {NULL, NULL, 0, NULL},
+};
+
+static void close_worker(void)
+{
+    worker_close();
+}
+
+static int execute(PyObject *module)
+{
+    struct module_state *state = PyModule_GetState(module);
+    static bool opened;
+    if (!opened) {
+        opened = true;
+        worker_open();
+        if (Py_AtExit(close_worker) != 0)
+            PyErr_Clear(); /* the aggregator notices the process's end by itself */
+    }
+#define X(field, text)                                                                                                \
+    if ((state->str_##field = PyUnicode_InternFromString(text)) == NULL)                                              \
+        return -1;
+    POM_NAMES(X)
+#undef X
+    state->current = PyContextVar_New("profilomatic.action", Py_None);
+    if (state->current == NULL)
+        return -1;
+    return action_add_type(module, state) != 0 || wsgi_add_types(module, state) != 0 ? -1 : 0;
+}
+
+static int traverse(PyObject *module, visitproc visit, void *arg)
+{
+    struct module_state *state = PyModule_GetState(module);
+    Py_VISIT(state->action_type);
+    Py_VISIT(state->application_type);
+    Py_VISIT(state->start_response_type);
+    Py_VISIT(state->body_type);
+    Py_VISIT(state->closer_type);
+    Py_VISIT(state->current);
+    Py_VISIT(state->template);
+    Py_VISIT(state->pump);
+    Py_VISIT(state->on_attach);
+    return 0;
+}
+
+static int clear(PyObject *module)
+{
+    struct module_state *state = PyModule_GetState(module);
+    Py_CLEAR(state->action_type);
+    Py_CLEAR(state->application_type);
+    Py_CLEAR(state->start_response_type);
+    Py_CLEAR(state->body_type);
+    Py_CLEAR(state->closer_type);
+    Py_CLEAR(state->current);
+    Py_CLEAR(state->template);
+    Py_CLEAR(state->pump);
+    Py_CLEAR(state->on_attach);
+#define X(field, text) Py_CLEAR(state->str_##field);
+    POM_NAMES(X)
+#undef X
+    return 0;
+}
+
+static void release(void *module)
+{
+    struct module_state *state = PyModule_GetState(module);
+    if (worker.settings.on_attach_context == state) {
+        worker.settings.on_attach = NULL; /* its interpreter goes away */
+        worker.settings.on_attach_context = NULL;
+    }
+    clear(module);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, execute},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_SUPPORTED}, /* that share the GIL */
+#endif
+    {0, NULL},
+};
+
+struct PyModuleDef pom_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "profilomatic._runtime",
+    .m_doc = "The native runtime of profilomatic: actions, the WSGI wrapper, and the sampler's switch.",
+    .m_size = sizeof(struct module_state),
+    .m_methods = functions,
+    .m_slots = module_slots,
+    .m_traverse = traverse,
+    .m_clear = clear,
+    .m_free = release,
+};
+
+PyMODINIT_FUNC PyInit__runtime(void);
+
+PyMODINIT_FUNC PyInit__runtime(void)
+{
+    return PyModuleDef_Init(&pom_module);
+}

@@ -1,0 +1,77 @@
+/*
+ * The extension's own borders: what its files share. Types are heap types with per-module state, so that
+ * sub-interpreters that share the GIL (uWSGI with several mounted applications) each have their own.
+ */
+#ifndef PYBIND_PYBIND_H
+#define PYBIND_PYBIND_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "runtime/action.h"
+
+/* Keys and names that hooks look up at each request, made once. */
+#define POM_NAMES(X)                                                                                                  \
+    X(PATH_INFO, "PATH_INFO")                                                                                         \
+    X(SCRIPT_NAME, "SCRIPT_NAME")                                                                                     \
+    X(HTTP_X_TASK_UUID, "HTTP_X_TASK_UUID")                                                                           \
+    X(task_key, "profilomatic.task_uuid")                                                                             \
+    X(file_wrapper, "wsgi.file_wrapper")                                                                              \
+    X(werkzeug_request, "werkzeug.request")                                                                           \
+    X(url_rule, "url_rule")                                                                                           \
+    X(rule, "rule")                                                                                                   \
+    X(close, "close")                                                                                                 \
+    X(header, "X-Task-UUID")
+
+struct module_state {
+    PyTypeObject *action_type;
+    PyTypeObject *application_type;
+    PyTypeObject *start_response_type;
+    PyTypeObject *body_type;
+    PyTypeObject *closer_type;
+    PyObject *current; /* ContextVar: the action that this context is in, or None */
+    PyObject *template; /* callable(environ) -> str | None, or NULL */
+    PyObject *pump;     /* callable(), or NULL */
+    PyObject *on_attach; /* callable(), or NULL */
+#define X(field, text) PyObject *str_##field;
+    POM_NAMES(X)
+#undef X
+};
+
+extern struct PyModuleDef pom_module;
+
+/** An action as Python holds it. */
+struct action_object {
+    PyObject_HEAD
+    struct action action;
+    struct module_state *state;
+    PyObject *module;   /* keeps the state alive */
+    PyObject *name;     /* str */
+    PyObject *parent;   /* the action object that was current at begin, or NULL */
+    PyObject *uuid_text; /* str, made when asked for */
+    bool entered;       /* the ContextVar was set to this object */
+};
+
+/** A new action object (not begun). `uuid_text` may be NULL. New reference, or NULL with an exception. */
+struct action_object *action_object_new(struct module_state *state, PyObject *module, PyObject *name,
+                                        PyObject *uuid_text);
+
+/** Begin it as a child of the current one, and make it current. `hint` is what is known of its name, settled or not. Never raises. */
+void action_object_begin(struct action_object *self, const char *hint, size_t length, bool settled);
+
+/** End it with the type `name`, and make the former one current. Never raises; twice is harmless. */
+void action_object_end(struct action_object *self, const char *name, size_t length, bool error);
+
+/** Its task uuid as text, borrowed; NULL with an exception. */
+PyObject *action_object_uuid(struct action_object *self);
+
+/** The live current action of this context, borrowed, or NULL. Never raises. */
+struct action_object *action_current(struct module_state *state);
+
+int action_add_type(PyObject *module, struct module_state *state);
+int wsgi_add_types(PyObject *module, struct module_state *state);
+
+/** wrap(app, name=None). */
+PyObject *wsgi_wrap(PyObject *module, PyObject *args, PyObject *kwargs);
+
+#endif

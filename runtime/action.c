@@ -1,0 +1,271 @@
+/* Begin and end of actions: see action.h. */
+#include "runtime/action.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "runtime/limits.h"
+#include "runtime/sampler.h"
+#include "runtime/types.h"
+#include "runtime/worker.h"
+
+struct slots slots;
+
+static uint64_t next_serial;
+static __thread int32_t own_tid;
+
+static int32_t thread_id(void)
+{
+    if (own_tid == 0)
+        own_tid = (int32_t)syscall(SYS_gettid);
+    return own_tid;
+}
+
+/* Second figure of /proc/thread-self/schedstat: ns spent ready to run without a core. */
+static bool read_run_delay(uint64_t *ns)
+{
+    char text[96];
+    int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0)
+        return false;
+    text[n] = '\0';
+    char *space = strchr(text, ' ');
+    if (space == NULL)
+        return false;
+    *ns = strtoull(space + 1, NULL, 10);
+    return true;
+}
+
+void action_make_uuid(uint8_t out[16])
+{
+    uint64_t halves[2] = {worker_random(), worker_random()};
+    memcpy(out, halves, 16);
+    out[6] = (out[6] & 0x0F) | 0x40;
+    out[8] = (out[8] & 0x3F) | 0x80;
+}
+
+static int take_slot(void)
+{
+    for (int i = 0; i < SLOTS; i++)
+        if (atomic_load_explicit(&slots.slot[i].serial, memory_order_relaxed) == 0)
+            return i;
+    return NO_SLOT;
+}
+
+static void fill_slot(int i, const struct action *action)
+{
+    struct slot *slot = &slots.slot[i];
+    slot->begin_ns = action->begin_ns;
+    slot->begin_cpu_ns = action->begin_cpu_ns;
+    reader_note_thread(&slot->thread);
+    if ((uint32_t)i >= atomic_load_explicit(&slots.top, memory_order_relaxed))
+        atomic_store_explicit(&slots.top, (uint32_t)i + 1, memory_order_relaxed);
+    atomic_store_explicit(&slot->serial, action->serial, memory_order_release);
+    atomic_fetch_add_explicit(&slots.armed, 1, memory_order_seq_cst);
+    sampler_wake();
+}
+
+/* Where the parent's thread is ours, share its slot; else take one. */
+static bool arm(struct action *action, const struct action *parent)
+{
+    if (parent != NULL && parent->slot != NO_SLOT && parent->tid == action->tid &&
+        atomic_load_explicit(&slots.slot[parent->slot].serial, memory_order_relaxed) == parent->serial) {
+        action->slot = parent->slot;
+        action->owns_slot = false;
+        atomic_store_explicit(&slots.slot[action->slot].serial, action->serial, memory_order_release);
+        return true;
+    }
+    action->slot = (int16_t)take_slot();
+    action->owns_slot = true;
+    if (action->slot == NO_SLOT)
+        return false;
+    fill_slot(action->slot, action);
+    return true;
+}
+
+static void disarm(struct action *action)
+{
+    if (action->slot == NO_SLOT)
+        return;
+    struct slot *slot = &slots.slot[action->slot];
+    if (action->owns_slot) {
+        /* Also when an inner action was left open. A slot is given away only after its owner ended, once. */
+        atomic_store_explicit(&slot->serial, 0, memory_order_release);
+        atomic_fetch_sub_explicit(&slots.armed, 1, memory_order_seq_cst);
+    } else if (atomic_load_explicit(&slot->serial, memory_order_relaxed) == action->serial) {
+        atomic_store_explicit(&slot->serial, action->parent_serial, memory_order_release);
+    }
+    action->slot = NO_SLOT;
+}
+
+/* The rare part: an admitted action tells its begin. */
+static bool begin_profiled(struct action *action, uint32_t row, const struct action *parent)
+{
+    struct rates rates;
+    if (!limits_rates(&rates))
+        return false;
+    action->serial = ++next_serial;
+    action->parent_serial = parent != NULL ? parent->serial : 0;
+    action->begin_cpu_ns = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
+    action->has_delay = read_run_delay(&action->begin_delay_ns);
+    struct record_begin record = {
+        .header = {.size = sizeof record, .kind = RECORD_BEGIN},
+        .time_ns = action->begin_ns,
+        .action_serial = action->serial,
+        .parent_serial = action->parent_serial,
+        .thread = (uint64_t)pthread_self(),
+        .type = row,
+        .probability = action->probability,
+        .interval_us = (uint32_t)(rates.interval_ns / 1000),
+        .granularity = rates.granularity,
+    };
+    memcpy(record.task_uuid, action->task_uuid, 16);
+    if (!lane_put(&worker.segment.lanes[LANE_ACTION], &record)) {
+        action->serial = 0;
+        counter_add(&worker.segment.worker->denied[DENIED_LANE_FULL], 1);
+        return false;
+    }
+    if (!arm(action, parent) && parent == NULL)
+        counter_add(&worker.segment.worker->denied[DENIED_NO_SLOT], 1); /* profiled, but never sampled */
+    return true;
+}
+
+/* Whether a root is admitted; counts why not. */
+static bool admit(struct action *action, uint32_t hash)
+{
+    struct worker_page *page = worker.segment.worker;
+    uint32_t stratum = types_stratum(hash);
+    counter_add(&page->seen[stratum], 1);
+    if (take_slot() == NO_SLOT) {
+        counter_add(&page->denied[DENIED_NO_SLOT], 1);
+        return false;
+    }
+    enum denial denial =
+        limits_admit(stratum, action->begin_ns, (uint32_t)(worker_random() >> 32), &action->probability);
+    if (denial != DENIALS) {
+        counter_add(&page->denied[denial], 1);
+        if (denial == DENIED_NO_RATES)
+            sampler_look_for_aggregator(action->begin_ns);
+        return false;
+    }
+    return true;
+}
+
+void action_begin(struct action *action, const char *name, size_t length, bool settled, const struct action *parent,
+                  const uint8_t *task_uuid)
+{
+    uint64_t now = clock_monotonic_ns();
+    action->open = false;
+    action->serial = 0;
+    action->slot = NO_SLOT;
+    if (!worker_ready(now))
+        return;
+    if (limits_passthrough()) {
+        counter_add(&worker.segment.worker->uncounted, 1);
+        return;
+    }
+    if (parent != NULL && !action_is_live(parent))
+        parent = NULL;
+
+    action->begin_ns = now;
+    action->generation = worker.generation;
+    action->open = true;
+    action->is_root = parent == NULL;
+    action->path_hash = hash_bytes(name, length);
+    action->tid = thread_id();
+    action->probability = UINT32_MAX;
+    if (parent != NULL)
+        memcpy(action->task_uuid, parent->task_uuid, 16);
+    else if (task_uuid != NULL)
+        memcpy(action->task_uuid, task_uuid, 16);
+    else
+        action_make_uuid(action->task_uuid);
+
+    bool profile;
+    if (parent != NULL) {
+        profile = parent->serial != 0;
+        action->probability = parent->probability;
+    } else {
+        if (atomic_load_explicit(&worker.want_fresh_segment, memory_order_relaxed))
+            worker_renew_segment();
+        profile = admit(action, action->path_hash);
+    }
+    if (!profile)
+        return;
+    uint64_t start = clock_monotonic_ns();
+    uint32_t row = settled ? types_row(&worker.segment, name, length) : 0;
+    if (begin_profiled(action, row, parent) && action->is_root)
+        counter_add(&worker.segment.worker->admitted, 1);
+    meter_exact(&worker.meter, clock_monotonic_ns() - start);
+}
+
+bool action_is_live(const struct action *action)
+{
+    return action->open && *worker_sentinel != 0 && action->generation == worker.generation && worker.attached;
+}
+
+/* The rare part: a profiled action tells its end. */
+static void end_profiled(struct action *action, uint32_t row, uint64_t now, uint64_t latency_ns, bool error)
+{
+    uint64_t start = clock_monotonic_ns();
+    disarm(action);
+    struct record_end record = {
+        .header = {.size = sizeof record, .kind = RECORD_END, .flags = error ? END_ERROR : 0},
+        .time_ns = now,
+        .action_serial = action->serial,
+        .latency_ns = latency_ns,
+        .type = row,
+    };
+    if (thread_id() == action->tid) {
+        uint64_t delay_ns;
+        uint64_t cpu = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
+        record.cpu_ns = cpu > action->begin_cpu_ns ? cpu - action->begin_cpu_ns : 0;
+        if (action->has_delay && read_run_delay(&delay_ns) && delay_ns >= action->begin_delay_ns) {
+            record.run_delay_ns = delay_ns - action->begin_delay_ns;
+            record.header.flags |= END_HAS_RUN_DELAY;
+        }
+    }
+    lane_put(&worker.segment.lanes[LANE_ACTION], &record);
+    meter_exact(&worker.meter, clock_monotonic_ns() - start);
+}
+
+bool action_end(struct action *action, const char *name, size_t length, bool error)
+{
+    if (!action_is_live(action)) {
+        action->open = false;
+        return false;
+    }
+    action->open = false;
+    uint64_t now = clock_monotonic_ns();
+    uint64_t latency = now - action->begin_ns;
+    uint32_t row = types_row(&worker.segment, name, length);
+    if (action->is_root)
+        types_learn(action->path_hash, name, length);
+    counters_add(worker.segment.counters, row, latency, error, action->serial != 0);
+    if (action->serial == 0)
+        return false;
+    end_profiled(action, row, now, latency, error);
+    worker_publish_meter();
+    return action->is_root;
+}
+
+void actions_begin_segment(struct segment *segment)
+{
+    types_begin_segment(segment);
+}
+
+void actions_after_fork(void)
+{
+    memset(&slots, 0, sizeof slots);
+    next_serial = 0;
+    own_tid = 0;
+}

@@ -1,0 +1,88 @@
+/*
+ * Action: something the application does that has a name, a begin and an end; and which thread runs which action.
+ *
+ * action_begin fills a handle, action_end takes it: on any thread, in any order, twice harmlessly, also in the child
+ * of a fork (where it does nothing). Both are called with the GIL held.
+ *
+ * An action that is not admitted touches counters only. An admitted one (or one nested in an admitted one: the root
+ * decides) puts a begin and an end record in the action lane, and a row of the slot table says to the sampler
+ * which thread to read.
+ */
+#ifndef RUNTIME_ACTION_H
+#define RUNTIME_ACTION_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/cpython/reader.h"
+#include "shm/segment.h"
+
+enum {
+    SLOTS = 256, /* threads that can be inside profiled actions at once */
+    NO_SLOT = -1,
+};
+
+/**
+ * A thread inside a profiled action. Written with the GIL held: the other fields first, then `serial` with release. The
+ * sampler loads `serial` with acquire and reads the fields; if `serial` is the same afterwards, they belong to it.
+ */
+struct slot {
+    _Atomic uint64_t serial; /* innermost profiled action of the thread; 0: free */
+    uint64_t begin_ns;
+    uint64_t begin_cpu_ns;
+    struct reader_thread thread;
+};
+
+struct slots {
+    _Atomic uint32_t armed; /* slots in use */
+    _Atomic uint32_t top;   /* slots at and above it were never used */
+    struct slot slot[SLOTS];
+};
+extern struct slots slots;
+
+struct action {
+    uint64_t begin_ns;
+    uint64_t serial; /* 0: not profiled */
+    uint64_t parent_serial;
+    uint64_t begin_cpu_ns;
+    uint64_t begin_delay_ns;
+    uint32_t generation; /* of the process that began it */
+    uint32_t path_hash;
+    uint32_t probability;
+    int32_t tid;
+    int16_t slot;
+    bool owns_slot;
+    bool open;
+    bool is_root;
+    bool has_delay;
+    uint8_t task_uuid[16];
+};
+
+/**
+ * Begin. `name` is what is known of it now (for a web request its normalised path); `parent` the action it is
+ * nested in, or NULL. `task_uuid` is inherited from the parent, else taken from `task_uuid` if that is not NULL,
+ * else made. `settled` says that `name` is the action type, not merely a hint. Does nothing (open stays false) when profiling is off.
+ */
+void action_begin(struct action *action, const char *name, size_t length, bool settled, const struct action *parent,
+                  const uint8_t *task_uuid);
+
+/**
+ * End with the action type `name`. Returns true if it was a profiled root (then destinations in this process may have
+ * a message soon).
+ */
+bool action_end(struct action *action, const char *name, size_t length, bool error);
+
+/** True if the handle is open and was begun in this very process. */
+bool action_is_live(const struct action *action);
+
+/** A fresh segment: forget type rows and open slots. */
+void actions_begin_segment(struct segment *segment);
+
+void actions_after_fork(void);
+
+/** A random (version 4) UUID. */
+void action_make_uuid(uint8_t out[16]);
+
+#endif

@@ -1,0 +1,39 @@
+/*
+ * Limits: this process's view of the pool's `budget` and `rates`, and the decision to admit an action.
+ *
+ * The mappings are made by the sampler thread (limits_refresh) and published by one atomic store each; hooks only
+ * load them. An old mapping that was replaced is never unmapped, since a hook may be using it: that happens
+ * only when an aggregator's directory was removed and made again.
+ */
+#ifndef RUNTIME_LIMITS_H
+#define RUNTIME_LIMITS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "shm/budget.h"
+#include "shm/rates.h"
+#include "shm/segment.h"
+
+/** An aggregator whose last heartbeat is older than this is taken for dead. */
+#define LIMITS_STALE_NS (3 * UINT64_C(1000000000))
+
+/** Map, or map again if the files were replaced. 0, or -errno if they are not there (yet). Sampler thread. */
+int limits_refresh(const char *pool);
+
+/** True if an aggregator has shown itself within LIMITS_STALE_NS. Any thread. */
+bool limits_alive(uint64_t now_ns);
+
+/** True if hooks shall do nothing at all. Any thread. */
+bool limits_passthrough(void);
+
+/** The whole set, for the sampler. False if there is none. */
+bool limits_rates(struct rates *out);
+
+/**
+ * Decide whether a root action of `stratum` that begins now is profiled. Returns DENIALS (no denial) and its
+ * probability, (p + 1) / 2^32, or the reason. `random` is a fresh uniform number. Lock-free, about 30 ns.
+ */
+enum denial limits_admit(uint32_t stratum, uint64_t now_ns, uint32_t random, uint32_t *probability);
+
+#endif

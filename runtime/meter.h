@@ -1,0 +1,62 @@
+/*
+ * Meter: what our hooks cost the application's request threads.
+ *
+ * Reading a clock at each hook would cost as much as the hook. One hook in METER_EVERY is timed and stands for
+ * the others; the rare expensive part (an admitted action's begin and end) is timed each time, and taken out
+ * of the timed hooks so that it is not counted twice. A time above METER_CEILING_NS was a preemption, not work,
+ * and is cut. All of it happens with the GIL held, so plain variables do.
+ */
+#ifndef RUNTIME_METER_H
+#define RUNTIME_METER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "shm/clock.h"
+
+enum {
+    METER_EVERY = 32,
+    METER_CEILING_NS = 25000,
+};
+
+struct meter {
+    uint64_t hooks;
+    uint64_t cost_ns;  /* estimate of all hooks so far */
+    uint64_t exact_ns; /* the part of it that was timed each time */
+};
+
+struct meter_mark {
+    uint64_t start_ns; /* 0: this hook is not timed */
+    uint64_t exact_ns;
+};
+
+static inline uint64_t meter_cut(uint64_t ns)
+{
+    return ns < METER_CEILING_NS ? ns : METER_CEILING_NS;
+}
+
+static inline struct meter_mark meter_enter(struct meter *meter)
+{
+    if (meter->hooks++ % METER_EVERY != 0)
+        return (struct meter_mark){0, 0};
+    return (struct meter_mark){clock_monotonic_ns(), meter->exact_ns};
+}
+
+static inline void meter_leave(struct meter *meter, struct meter_mark mark)
+{
+    if (mark.start_ns == 0)
+        return;
+    uint64_t exact = meter->exact_ns - mark.exact_ns;
+    uint64_t spent = clock_monotonic_ns() - mark.start_ns;
+    meter->cost_ns += METER_EVERY * meter_cut(spent > exact ? spent - exact : 0);
+}
+
+/** Add a part that was timed by itself. */
+static inline void meter_exact(struct meter *meter, uint64_t spent_ns)
+{
+    uint64_t ns = spent_ns < 10 * METER_CEILING_NS ? spent_ns : 10 * METER_CEILING_NS;
+    meter->exact_ns += ns;
+    meter->cost_ns += ns;
+}
+
+#endif

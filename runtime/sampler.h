@@ -1,0 +1,37 @@
+/*
+ * Sampler: the one thread of ours in a worker, named pom-sampler. It never takes the GIL, never touches a
+ * reference count, blocks all signals, and sleeps on a futex while nothing is being profiled here.
+ *
+ * While armed it ticks once in each interval I, at a moment drawn uniformly in it (stratified: no aliasing with
+ * whatever the application does periodically). A sample stands for I of wall time. At a tick it reads the threads in
+ * the slot table (action.h), and with scope "process" all others too.
+ */
+#ifndef RUNTIME_SAMPLER_H
+#define RUNTIME_SAMPLER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/** Start it for the attached segment. 0, or -errno with fault_text(). GIL held. */
+int sampler_start(void);
+
+/** Something was armed: wake it if it is parked. Any thread; a load when it is running. */
+void sampler_wake(void);
+
+/** No aggregator has shown itself: have the sampler thread look for one, at most once a second. GIL held. */
+void sampler_look_for_aggregator(uint64_t now_ns);
+
+/** If it is parked with nothing armed, keep it there and return true; then sampler_release. GIL held. */
+bool sampler_hold(void);
+void sampler_release(void);
+
+/** The segment was replaced; call while held. */
+void sampler_begin_segment(void);
+
+/** It ends at its next step; does not wait for it. */
+void sampler_stop(void);
+
+/** The child of a fork has no sampler: forget the parent's. */
+void sampler_after_fork(void);
+
+#endif

@@ -1,0 +1,187 @@
+/* This process's place in the pool: see worker.h. */
+#include "runtime/worker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "runtime/action.h"
+#include "runtime/cpython/reader.h"
+#include "runtime/notice.h"
+#include "runtime/sampler.h"
+#include "shm/fault.h"
+
+#define RETRY_ATTACH_NS (30 * NS_PER_SECOND)
+#define RENEW_NS (10 * NS_PER_SECOND)
+
+struct worker worker;
+static uint32_t always_one = 1;
+uint32_t *worker_sentinel = &always_one;
+
+static uint64_t rotate_left(uint64_t x, int k)
+{
+    return (x << k) | (x >> (64 - k));
+}
+
+/* xoshiro256** by Blackman and Vigna (public domain, prng.di.unimi.it): not for secrets. */
+uint64_t worker_random(void)
+{
+    uint64_t *s = worker.random;
+    uint64_t result = rotate_left(s[1] * 5, 7) * 9;
+    uint64_t t = s[1] << 17;
+    s[2] ^= s[0];
+    s[3] ^= s[1];
+    s[1] ^= s[2];
+    s[0] ^= s[3];
+    s[2] ^= t;
+    s[3] = rotate_left(s[3], 45);
+    return result;
+}
+
+static void seed(void)
+{
+    if (getrandom(worker.random, sizeof worker.random, GRND_NONBLOCK) == (ssize_t)sizeof worker.random)
+        return;
+    worker.random[0] = clock_realtime_ns();
+    worker.random[1] = (uint64_t)getpid();
+    worker.random[2] = clock_monotonic_ns();
+    worker.random[3] = 1;
+}
+
+void worker_open(void)
+{
+    if (worker_sentinel != &always_one)
+        return;
+    notice_open();
+    uint32_t *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page != MAP_FAILED && madvise(page, 4096, MADV_WIPEONFORK) == 0) {
+        *page = 1;
+        worker_sentinel = page;
+    } else if (page != MAP_FAILED) {
+        munmap(page, 4096); /* an old kernel: pthread_atfork has to do */
+    }
+    pthread_atfork(NULL, NULL, worker_after_fork);
+}
+
+int worker_enable(const struct worker_settings *settings)
+{
+    static bool checked;
+    if (!checked) {
+        int rc = reader_check();
+        if (rc == 0)
+            rc = codes_watch();
+        if (rc != 0) {
+            worker.check_failed = true;
+            snprintf(worker.reason, sizeof worker.reason, "%s", fault_text());
+            return rc;
+        }
+        checked = true;
+    }
+    bool moved = worker.attached && strcmp(worker.settings.pool, settings->pool) != 0;
+    worker.settings = *settings;
+    worker.enabled = true;
+    worker.retry_ns = 0;
+    if (moved)
+        return fault(EBUSY, "this process has already attached to %s; configure before the first action",
+                     worker.segment.header->source);
+    if (worker.attached && settings->on_attach != NULL)
+        settings->on_attach(settings->on_attach_context);
+    return 0;
+}
+
+void worker_disable(void)
+{
+    worker.enabled = false;
+}
+
+static int make_segment(struct segment *segment)
+{
+    char rings[DIRECTORY_PATH_MAX];
+    int rc = directory_make_pool(worker.settings.directory, worker.settings.pool);
+    if (rc == 0)
+        rc = directory_join(rings, worker.settings.pool, "rings");
+    if (rc != 0)
+        return rc;
+    rc = segment_create(segment, rings, worker.settings.source, worker.settings.python_hexversion,
+                        &segment_default_sizes);
+    if (rc == -ENOSPC)
+        rc = segment_create(segment, rings, worker.settings.source, worker.settings.python_hexversion,
+                            &segment_small_sizes);
+    return rc;
+}
+
+bool worker_attach(uint64_t now_ns)
+{
+    if (now_ns < worker.retry_ns)
+        return false;
+    worker.retry_ns = now_ns + RETRY_ATTACH_NS;
+    int rc = make_segment(&worker.segment);
+    if (rc != 0) {
+        snprintf(worker.reason, sizeof worker.reason, "%s", fault_text());
+        notice_once(NOTICE_NO_SEGMENT, "profiling is off in this process, the application runs on: %s", worker.reason);
+        return false;
+    }
+    seed();
+    memset(&worker.meter, 0, sizeof worker.meter);
+    actions_begin_segment(&worker.segment);
+    worker.attached = true;
+    worker.attached_ns = now_ns;
+    worker.reason[0] = '\0';
+    rc = sampler_start();
+    if (rc != 0) {
+        snprintf(worker.reason, sizeof worker.reason, "%s", fault_text());
+        notice_once(NOTICE_NO_SAMPLER, "actions are counted, but no stack is sampled: %s", worker.reason);
+    }
+    if (worker.settings.on_attach != NULL)
+        worker.settings.on_attach(worker.settings.on_attach_context);
+    return true;
+}
+
+void worker_after_fork(void)
+{
+    *worker_sentinel = 1;
+    worker.generation++;
+    worker.attached = false;
+    worker.retry_ns = 0;
+    worker.reason[0] = '\0';
+    memset(&worker.segment, 0, sizeof worker.segment); /* the mapping was not inherited */
+    atomic_store_explicit(&worker.want_fresh_segment, false, memory_order_relaxed);
+    sampler_after_fork();
+    actions_after_fork();
+}
+
+void worker_close(void)
+{
+    if (*worker_sentinel == 0)
+        worker_after_fork();
+    worker.enabled = false;
+    if (!worker.attached)
+        return;
+    sampler_stop();
+    atomic_store_explicit(&worker.segment.worker->state, SEGMENT_CLOSED, memory_order_release);
+}
+
+void worker_renew_segment(void)
+{
+    static uint64_t last_ns;
+    uint64_t now = clock_monotonic_ns();
+    if (now - last_ns < RENEW_NS || !sampler_hold())
+        return;
+    last_ns = now;
+    struct segment fresh;
+    if (make_segment(&fresh) == 0) {
+        struct segment old = worker.segment;
+        worker.segment = fresh;
+        memset(&worker.meter, 0, sizeof worker.meter);
+        actions_begin_segment(&worker.segment);
+        sampler_begin_segment();
+        atomic_store_explicit(&old.worker->state, SEGMENT_CLOSED, memory_order_release);
+        segment_unmap(&old);
+        atomic_store_explicit(&worker.want_fresh_segment, false, memory_order_relaxed);
+    }
+    sampler_release();
+}
