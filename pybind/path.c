@@ -44,11 +44,13 @@ static size_t utf8_sequence(const unsigned char *s, size_t rest)
 struct out {
     char *text;
     size_t used;
+    bool full; /* nothing more, not even what would still fit: the name is cut once */
 };
 
 static void put(struct out *out, const char *text, size_t length)
 {
-    if (out->used + length > PATH_NAME_MAX)
+    out->full = out->full || out->used + length > PATH_NAME_MAX;
+    if (out->full)
         return;
     memcpy(out->text + out->used, text, length);
     out->used += length;
