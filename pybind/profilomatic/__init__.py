@@ -7,9 +7,10 @@
     with profilomatic.action('report:build', customer=7):
         ...
 
-Importing this package starts nothing. Profiling starts with the first destination, or with PROFILOMATIC_ENABLED=1 under
-``profilomatic run``; what cannot be started is told once on stderr and the application runs on. All functions may be
-called on any thread; settings and destinations are inherited by forked processes.
+Importing this package starts nothing. Profiling starts with the first destination, or with
+PROFILOMATIC_ENABLED=1 under ``profilomatic run``; what cannot be started is told once on stderr and the
+application runs on. All functions may be called on any thread; settings and destinations are inherited by
+forked processes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .destinations import (
 
 __version__ = '0.1.0'
 
-#: 'native' where the extension serves this interpreter; 'python' where it does not and calls are accepted without effect.
+#: 'native' where the extension serves this interpreter; 'python' where it does not, and calls have no effect.
 implementation = 'python' if _runtime is None else 'native'
 
 Destination = Union[FileDestination, RestDestination, Callable[[Dict[str, Any]], object]]
@@ -37,10 +38,10 @@ Destination = Union[FileDestination, RestDestination, Callable[[Dict[str, Any]],
 def configure(**options: Any) -> None:
     """Set options for this process and those forked from it; call it again to change some.
 
-    max_overhead: fraction of the pool's CPU that profiling may cost (0.02 or "2%"). time_granularity: finest sampling
-    interval in seconds. code_granularity: 'file', 'method' or 'line'. store_all_logs: put every Eliot message into the call
-    graph. max_actions_per_run: newly profiled actions a cycle over all workers, 0 for no cap. source_name: the pool's
-    name, by default the host's. scope: 'actions' or 'process'.
+    max_overhead: fraction of the pool's CPU that profiling may cost (0.02 or "2%"). time_granularity: finest
+    sampling interval in seconds. code_granularity: 'file', 'method' or 'line'. store_all_logs: put every Eliot
+    message into the call graph. max_actions_per_run: newly profiled actions a cycle over all workers, 0 for no
+    cap. source_name: the pool's name, by default the host's. scope: 'actions' or 'process'.
 
     TypeError for an unknown option, ValueError for a bad value; nothing is changed then.
     """
@@ -50,15 +51,17 @@ def configure(**options: Any) -> None:
 def add_destination(destination: Destination) -> None:
     """Send messages about profiled actions to `destination`; this starts profiling. Adding it again does nothing.
 
-    A callable is called with one dict for each profiled action of its own process; what it raises is told once and counted.
+    A callable is called with one dict for each profiled action of its own process; what it raises is told once
+    and counted.
     """
     switch.add(destination)
 
 
 def remove_destination(destination: Destination) -> None:
-    """Take a destination back, after handing over what was profiled so far (at most 2 s). ValueError if it was not added.
+    """Take a destination back, after handing over what was profiled so far (at most 2 s).
 
-    A file or a server is taken back for the whole pool. Without any destination left, profiling ends in this process.
+    A file or a server is taken back for the whole pool. Without any destination left, profiling ends in this
+    process. ValueError if it was not added.
     """
     switch.remove(destination)
 
@@ -71,8 +74,8 @@ def current_task_uuid() -> Optional[str]:
 def status() -> Dict[str, Any]:
     """What ``profilomatic status --json`` prints, and this process's own view under ``process`` and ``settings``.
 
-    Waits at most a second for the aggregator; ``aggregator`` is None if it does not answer. ``reason`` says why profiling
-    could not be switched on.
+    Waits at most a second for the aggregator; ``aggregator`` is None if it does not answer. ``reason`` says why
+    profiling could not be switched on.
     """
     return switch.status()
 

@@ -41,7 +41,7 @@ class Action:
         """The task UUID of the innermost open entry; None outside."""
         return self._open[-1].task_uuid if self._open else None
 
-    def __enter__(self) -> 'Action':
+    def __enter__(self) -> Action:
         handle = _Nothing() if _runtime is None else _runtime.Action(self.name, self._task_uuid)
         handle.begin()
         self._open.append(handle)
@@ -73,7 +73,7 @@ class Action:
 def action(name: str, task_uuid: Optional[str] = None, **fields: Any) -> Action:
     """``with profilomatic.action('report:build', customer=7): ...`` — or as a decorator.
 
-    An action inside another follows its decision whether to be profiled. `task_uuid` joins it to a log; by default it is
-    the enclosing action's, or a new one. `fields` are kept on the object.
+    An action inside another follows its decision whether to be profiled. `task_uuid` joins it to a log; by
+    default it is the enclosing action's, or a new one. `fields` are kept on the object.
     """
     return Action(name, task_uuid, **fields)

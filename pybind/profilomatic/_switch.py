@@ -1,8 +1,8 @@
 """The switch: what this process asked for, and whether profiling is on.
 
-There is one `Switch` a process (`switch`). A fork copies it, and nothing in it holds a thread, a lock or a socket until the
-first action begins in a process: then the native part calls `_on_attach` once in that process, which writes the request
-files and starts the delivery to in-process destinations.
+There is one `Switch` a process (`switch`). A fork copies it, and nothing in it holds a thread, a lock or a
+socket until the first action begins in a process: then the native part calls `_on_attach` once in that process,
+which writes the request files and starts the delivery to in-process destinations.
 """
 
 from __future__ import annotations
@@ -45,16 +45,14 @@ def _aggregator() -> Optional[str]:
     here = os.path.dirname(os.path.abspath(__file__))
     program = 'profilomatic-aggregator'
     named = os.environ.get('PROFILOMATIC_AGGREGATOR')
-    candidates = [named] if named else [
-        os.path.join(here, '..', '..', 'bin', program),
-        os.path.join(here, '..', '..', '..', '..', 'bin', program),
-        shutil.which(program) or '',
-    ]
-    for path in candidates:
+    beside = [os.path.join(here, up, 'bin', program) for up in ('../..', '../../../..')]
+    for path in [named] if named else [*beside, shutil.which(program)]:
         if path and os.access(path, os.X_OK):
             return os.path.realpath(path)
-    tell('%s is not to be found%s: unless one runs already, nothing will be profiled'
-         % (program, ' at ' + named if named else ''))
+    tell(
+        '%s is not to be found%s: unless one runs already, nothing will be profiled'
+        % (program, ' at ' + named if named else '')
+    )
     return None
 
 
@@ -65,9 +63,10 @@ class Switch:
         self.wanted = False  # profiling was asked for by the environment, not by a destination
         self.on = False
         self.reason: Optional[str] = missing
-        self.delivery: Optional['Delivery'] = None
+        self.delivery: Optional[Delivery] = None
         self._attached_pid = 0  # the process in which _on_attach has run
-        self._written: Dict[str, str] = {}  # request's content hash -> pool it was written to, in that process
+        self._pool = ''  # where it attached to
+        self._written: List[str] = []  # names of the request files that it wrote
 
     # ---- what the program asks for
 
@@ -79,7 +78,7 @@ class Switch:
 
     def add(self, destination: Any) -> None:
         if not callable(destination) and _request_of(destination) is None:
-            raise TypeError('a destination is a callable or one of profilomatic\'s own, not %r' % (destination,))
+            raise TypeError("a destination is a callable or one of profilomatic's own, not %r" % (destination,))
         if destination not in self.destinations:
             self.destinations.append(destination)
         self.turn_on()
@@ -113,9 +112,6 @@ class Switch:
 
     def directory(self) -> str:
         return str(_runtime.directory_default())
-
-    def pool(self) -> str:
-        return str(_runtime.pool_path(self.directory(), self.settings['source_name']))
 
     def attached(self) -> bool:
         return self.on and self._attached_pid == os.getpid()
@@ -152,6 +148,9 @@ class Switch:
         try:
             _runtime.enable(self.directory(), self.settings['source_name'], _aggregator(), self._on_attach)
         except Exception as error:
+            if self.on:  # the former settings stay in force
+                tell(str(error))
+                return
             self.reason = str(error)
             tell('cannot profile: %s; the application runs on without it' % error)
             return
@@ -159,30 +158,31 @@ class Switch:
         self.reason = None
 
     def _on_attach(self) -> None:
-        """Called by the native part when the first action of a process begins; the pool's folders exist by then."""
+        """Called by the native part when the first action of a process begins, and after later changes; the pool's
+        folders exist by then."""
         try:
-            self._attached_pid = os.getpid()
-            self._written = {}
+            if self._attached_pid != os.getpid():
+                self._attached_pid = os.getpid()
+                self._pool = str(_runtime.pool_path(self.directory(), self.settings['source_name']))
+                self._written = []
             self._write_requests()
         except Exception as error:
             tell('cannot ask the aggregator for what was configured: %r' % error)
 
     def _write_requests(self) -> None:
-        """Make the pool's request files say what this process asks for now. Nothing before the process is attached."""
+        """Make the pool's request files say what this process asks for now, once the process is attached."""
         if not self.attached():
             return
-        pool = self.pool()
         asked = [self.settings.limits()]
         asked += [request for request in map(_request_of, self.destinations) if request is not None]
-        written: Dict[str, str] = {}
+        written = []
         for request in asked:
             try:
-                written[requests.write(pool, request)] = pool
+                written.append(requests.write(self._pool, request))
             except OSError as error:
                 tell('cannot write a request to the aggregator: %s' % error)
-        for name, old_pool in self._written.items():
-            if written.get(name) != old_pool:
-                requests.remove(old_pool, name)
+        for name in set(self._written) - set(written):
+            requests.remove(self._pool, name)
         self._written = written
         self._serve_callables()
 

@@ -1,7 +1,8 @@
 """Destinations: where messages about profiled actions go.
 
-A path, a named regular file or a server is carried out by the aggregator, once, however many workers name it. Any other
-callable is called in the process that added it, with one dict for each profiled action of that process.
+A path, a named regular file or a server is carried out by the aggregator, once, however many workers name it.
+Any other callable is called in the process that added it, with one dict for each profiled action of that
+process.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ class _Requested:
 class FileDestination(_Requested):
     """JSON lines to a file.
 
-    `f` is a path, or a file object. A path, and a file object on a named regular file, is appended to by the aggregator;
-    a file object without a name (a pipe, a StringIO) is written to by this process. `flush` asks for each message to be
-    written as it comes; `profiles` adds merged profiles and status to the actions.
+    `f` is a path, or a file object. A path, and a file object on a named regular file, is appended to by the
+    aggregator; a file object without a name (a pipe, a StringIO) is written to by this process. `flush` asks
+    for each message to be written as it comes; `profiles` adds merged profiles and status to the actions.
     """
 
     def __init__(
         self,
-        f: Union[str, 'os.PathLike[str]', IO[Any]],
+        f: Union[str, os.PathLike[str], IO[Any]],
         flush: bool = True,
         form: str = 'classic',
         profiles: bool = False,
@@ -110,10 +111,10 @@ def no_flush_destination(f: Any, **options: Any) -> FileDestination:
 class RestDestination(_Requested):
     """POSTs JSON lines to ``/api/data`` of a server.
 
-    HTTPS with an `ssl_context` or on port 443, else HTTP, with one warning where the host is not loopback. Of the
-    context this is taken over: whether and how the server is verified, and the CAs that were loaded into it (from files
-    or data, not from a `capath` folder). A client certificate cannot be read back from a context: name it by
-    `certfile` and `keyfile`. `timeout` is in seconds.
+    HTTPS with an `ssl_context` or on port 443, else HTTP, with one warning where the host is not loopback. Of
+    the context this is taken over: whether and how the server is verified, and the CAs that were loaded into it
+    (from files or data, not from a `capath` folder). A client certificate cannot be read back from a context:
+    name it by `certfile` and `keyfile`. `timeout` is in seconds.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class RestDestination(_Requested):
         host: str,
         port: Optional[int] = None,
         timeout: float = 5,
-        ssl_context: Optional['ssl.SSLContext'] = None,
+        ssl_context: Optional[ssl.SSLContext] = None,
         form: str = 'classic',
         profiles: bool = False,
         certfile: Optional[str] = None,
@@ -182,7 +183,7 @@ def _is_loopback(host: str) -> bool:
         return host == 'localhost' or host.endswith('.localhost')
 
 
-def _verification(context: 'ssl.SSLContext') -> Dict[str, Any]:
+def _verification(context: ssl.SSLContext) -> Dict[str, Any]:
     """What of an SSL context the aggregator can do likewise."""
     import ssl
 

@@ -3,17 +3,20 @@
     import profilomatic.eliot
     profilomatic.eliot.patch()
 
-Eliot calls its destinations on the thread that logs, so one destination sees each action start and end. It never raises into
-Eliot, changes no message, and leaves the messages that Eliot keeps until the application adds its first
-destination to the application. Actions that start and finish on one thread are supported.
+Eliot calls its destinations on the thread that logs, so one destination sees each action start and end. It
+never raises into Eliot, changes no message, and leaves the messages that Eliot keeps until the application adds
+its first destination to the application. Actions that start and finish on one thread are supported.
 """
 
 from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-import eliot  # noqa: F401  (an ImportError here says what is missing)
-from eliot import add_destinations, remove_destination
+from eliot import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    Logger,
+    add_destinations,
+    remove_destination,
+)
 
 from ._switch import _runtime
 from ._tell import tell
@@ -62,8 +65,9 @@ class _Destination:
 class _StartUpMessages(List[Dict[str, Any]]):
     """Eliot's messages from before the first destination.
 
-    Eliot gives them to the destinations that are added first, and forgets every other. So this list stands in the place of
-    Eliot's own, and when Eliot has gone through it, `handed_over` is called: the moment to join without having taken any.
+    Eliot gives them to the destinations that are added first, and forgets every other. So this list stands in
+    the place of Eliot's own, and when Eliot has gone through it, `handed_over` is called: the moment to join
+    without having taken any.
     """
 
     def __init__(self, messages: List[Dict[str, Any]], handed_over: Callable[[], None]) -> None:
@@ -124,16 +128,12 @@ def unpatch() -> None:
 
 
 def _eliot_destinations() -> List[Any]:
-    from eliot import Logger
-
     return Logger._destinations._destinations  # type: ignore[no-any-return]
 
 
 def _start_up_buffer() -> Any:
     """Eliot's start-up buffer while it is in use; None once the application has added a destination."""
     try:
-        from eliot import Logger
-
         first = Logger._destinations._destinations[0]
         if not Logger._destinations._any_added and isinstance(first.messages, list):
             return first

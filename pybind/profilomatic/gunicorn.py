@@ -1,10 +1,11 @@
-"""Gunicorn: for a configuration file, where the server is not started by ``profilomatic run``.
+"""Gunicorn: for a configuration file, where the server is not started by ``profilomatic run``:
 
-    # gunicorn.conf.py
     import profilomatic
     from profilomatic.gunicorn import post_worker_init    # or call it from your own
 
     profilomatic.add_destination(profilomatic.file_destination('/var/log/shop/profile.log'))
+
+With ``preload_app`` this file is still read in the master; what it asks for holds in every worker.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Servers: the WSGI application is wrapped where its server takes it, without a change to the application.
 
-A finder at the head of ``sys.meta_path`` finds nothing itself: when one of the modules in `_PATCHES` is imported, it lets the others
-find it and has the patch run right after the module's own code. Modules that are loaded already are patched at once.
+A finder at the head of ``sys.meta_path`` finds nothing itself: when one of the modules in `_PATCHES` is
+imported, it lets the others find it and has the patch run right after the module's own code. Modules that are
+loaded already are patched at once.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ def _after(owner: Any, method: str, then: Callable[..., None]) -> None:
     @functools.wraps(original)
     def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
-        then(self)
+        try:
+            then(self)
+        except Exception as error:
+            tell('an application is not profiled: %r' % error)
         return result
 
     patched.__profilomatic__ = True  # type: ignore[attr-defined]
@@ -48,7 +52,7 @@ def wrap_gunicorn_worker(worker: Any) -> None:
     names = [cls.__module__ + '.' + cls.__name__ for cls in type(worker).__mro__]
     if any('uvicorn' in name.lower() or 'asgi' in name.lower() for name in names):
         return
-    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, '__call__', None)):
+    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(type(app).__call__):
         return
     _wrap_attribute(worker, 'wsgi')
 
@@ -78,8 +82,8 @@ _PATCHES: Dict[str, Callable[[Any], None]] = {
 
 
 def run_after_import(spec: Any, patch: Callable[[Any], None]) -> Any:
-    """Have ``patch(module)`` run right after the code of the module that `spec` finds. The loader keeps its type, since
-    others ask it for sources and resources."""
+    """Have ``patch(module)`` run right after the code of the module that `spec` finds. The loader keeps its
+    type, since others ask it for sources and resources."""
     loader = spec.loader
     if loader is None or isinstance(loader, type) or not hasattr(loader, 'exec_module'):
         return spec
@@ -140,7 +144,7 @@ def install() -> None:
         module = sys.modules.get(name)
         if module is not None:
             _run(patch, module)
-    sys.meta_path.insert(0, _Finder())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _Finder())
     from . import uwsgi
 
     uwsgi.watch_files()

@@ -167,9 +167,9 @@ class Settings:
     def _from_environment(self) -> Dict[str, Any]:
         found = {}
         for variable, value in self._environ.items():
-            if not variable.startswith(PREFIX) or variable[len(PREFIX):] in _OTHER_VARIABLES:
+            if not variable.startswith(PREFIX) or variable[len(PREFIX) :] in _OTHER_VARIABLES:
                 continue
-            name = variable[len(PREFIX):].lower()
+            name = variable[len(PREFIX) :].lower()
             if name in OPTIONS:
                 found.update(self._accept({name: value}, variable))
             else:

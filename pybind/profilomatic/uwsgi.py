@@ -1,7 +1,8 @@
 """uWSGI: its application is wrapped between the end of its module's code and the moment uWSGI takes it from there.
 
-uWSGI imports the module from C and then looks up a name in it, so the names come from its options (``uwsgi.opt``). A file
-(``--wsgi-file``) does not go through the import system: uWSGI compiles it and has the interpreter run the code.
+uWSGI imports the module from C and then looks up a name in it, so the names come from its options
+(``uwsgi.opt``). A file (``--wsgi-file``) does not go through the import system: uWSGI compiles it and has the
+interpreter run the code.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _mounts_of_command_line() -> List[str]:
             words = [word.decode('utf-8', 'surrogateescape') for word in file.read().split(b'\0')]
     except OSError:
         return []
-    found = [word[len('--mount='):] for word in words if word.startswith('--mount=')]
+    found = [word[len('--mount=') :] for word in words if word.startswith('--mount=')]
     return found + [words[i + 1] for i in range(len(words) - 1) if words[i] == '--mount']
 
 
@@ -71,7 +72,8 @@ def patch_for(name: str) -> Optional[Callable[[Any], None]]:
 
 
 def wrap_names(namespace: Dict[str, Any], names: List[str]) -> None:
-    """Wrap the applications of a module where uWSGI will look for them. Names that are missing are uWSGI's to report."""
+    """Wrap the applications of a module where uWSGI will look for them. Names that are missing are uWSGI's to
+    report."""
     for holder in (vars(sys.modules['uwsgi']).get('applications'), namespace.get('applications')):
         if isinstance(holder, dict):  # mount point -> callable, or the name of one
             names = names + [app for app in holder.values() if isinstance(app, str)]
@@ -99,9 +101,10 @@ def _wrap_factory(factory: Callable[..., Any]) -> Callable[..., Any]:
 def watch_files() -> None:
     """Notice when uWSGI runs the code of an application's file.
 
-    Just before the interpreter runs such code (PyImport_ExecCodeModule) it calls importlib's `_fix_up_module` with the
-    module's namespace, and nothing else calls that. One profile event later the code object is known; uWSGI drops its only
-    reference to it right after the code has run and before it looks for the callable, so a weak reference tells when.
+    Just before the interpreter runs such code (PyImport_ExecCodeModule) it calls importlib's `_fix_up_module`
+    with the module's namespace, and nothing else calls that. One profile event later the code object is known;
+    uWSGI drops its only reference to it right after the code has run and before it looks for the callable, so a
+    weak reference tells when.
     """
     external: Any = sys.modules.get('_frozen_importlib_external')
     original = getattr(external, '_fix_up_module', None)

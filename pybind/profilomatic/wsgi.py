@@ -1,7 +1,7 @@
 """WSGI: every request to an application becomes an action, from the call to the end of the response's ``close()``.
 
-The action is named by the route template where the framework tells it, else by the path with numbers, UUIDs and hex runs
-replaced. A request's ``X-Task-UUID`` header is taken over, and the response carries the header.
+The action is named by the route template where the framework tells it, else by the path with numbers, UUIDs and
+hex runs replaced. A request's ``X-Task-UUID`` header is taken over, and the response carries the header.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ WsgiCallable = Callable[..., Any]
 def wrap(app: WsgiCallable, name: Optional[str] = None) -> WsgiCallable:
     """The application, wrapped; usable as a decorator. `name` names all its actions alike.
 
-    What is wrapped already is returned as it is. Attributes of the application can be reached through the wrapper, and it
-    is its attribute ``application``. Where nothing can or may be profiled the application itself is returned.
+    What is wrapped already is returned as it is. Attributes of the application can be reached through the
+    wrapper, and it is its attribute ``application``. Where nothing can or may be profiled the application
+    itself is returned.
     """
     if not callable(app):
         raise TypeError('a WSGI application is callable, unlike %r' % (app,))

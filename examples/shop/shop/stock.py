@@ -9,7 +9,7 @@ import threading
 import time
 
 WAREHOUSE_SECONDS = 0.08  # how long the warehouse takes to answer
-PAUSE_SECONDS = 0.04      # between two refreshes
+PAUSE_SECONDS = 0.04  # between two refreshes
 
 _lock = threading.Lock()
 _pieces = {n: n % 17 for n in range(1, 501)}

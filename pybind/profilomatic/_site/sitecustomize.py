@@ -56,7 +56,7 @@ def _start():
         if sys.version_info < (3, 8):
             _say('cannot profile: Python %d.%d is too old; the application runs on without it' % sys.version_info[:2])
         else:
-            import profilomatic.auto
+            __import__('profilomatic.auto')
     except Exception:
         _say('cannot profile: %r; the application runs on without it' % (sys.exc_info()[1],))
 
