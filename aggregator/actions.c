@@ -1,0 +1,285 @@
+/* Open actions and their samples: see actions.h. */
+#include "aggregator/actions.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void actions_open(struct actions *actions)
+{
+    memset(actions, 0, sizeof *actions);
+    actions->actions_free = actions->samples_free = ACTIONS_NONE;
+    actions->oldest = actions->newest = ACTIONS_NONE;
+    for (int i = 0; i < ACTIONS_BUCKETS; i++)
+        actions->bucket[i] = ACTIONS_NONE;
+}
+
+void actions_close(struct actions *actions)
+{
+    free(actions->action);
+    free(actions->sample);
+    memset(actions, 0, sizeof *actions);
+}
+
+static uint32_t *bucket_of(struct actions *actions, uint32_t worker, uint64_t serial)
+{
+    uint64_t h = (serial * UINT64_C(0x9e3779b97f4a7c15)) ^ ((uint64_t)worker << 32);
+    return &actions->bucket[(h ^ (h >> 40)) % ACTIONS_BUCKETS];
+}
+
+uint32_t actions_find(const struct actions *actions, uint32_t worker, uint64_t serial)
+{
+    uint32_t i = *bucket_of((struct actions *)actions, worker, serial);
+    while (i != ACTIONS_NONE && (actions->action[i].worker != worker ||
+                                 actions->action[i].begin.action_serial != serial))
+        i = actions->action[i].bucket_next;
+    return i;
+}
+
+static void unhash(struct actions *actions, uint32_t index)
+{
+    struct action *action = &actions->action[index];
+    uint32_t *link = bucket_of(actions, action->worker, action->begin.action_serial);
+    while (*link != ACTIONS_NONE && *link != index)
+        link = &actions->action[*link].bucket_next;
+    if (*link == index)
+        *link = action->bucket_next;
+}
+
+static void link_root(struct actions *actions, uint32_t index)
+{
+    struct action *action = &actions->action[index];
+    action->parent = ACTIONS_NONE;
+    action->root = index;
+    action->older = actions->newest;
+    action->newer = ACTIONS_NONE;
+    if (actions->newest != ACTIONS_NONE)
+        actions->action[actions->newest].newer = index;
+    else
+        actions->oldest = index;
+    actions->newest = index;
+}
+
+static void unlink_root(struct actions *actions, uint32_t index)
+{
+    struct action *action = &actions->action[index];
+    if (action->older != ACTIONS_NONE)
+        actions->action[action->older].newer = action->newer;
+    else
+        actions->oldest = action->newer;
+    if (action->newer != ACTIONS_NONE)
+        actions->action[action->newer].older = action->older;
+    else
+        actions->newest = action->older;
+}
+
+static uint32_t take_action(struct actions *actions)
+{
+    if (actions->actions_free != ACTIONS_NONE) {
+        uint32_t index = actions->actions_free;
+        actions->actions_free = actions->action[index].sibling;
+        return index;
+    }
+    if (actions->actions_high == actions->actions_room) {
+        uint32_t room = actions->actions_room == 0 ? 64 : actions->actions_room * 2;
+        struct action *grown =
+            room <= ACTIONS_MOST ? realloc(actions->action, room * sizeof *grown) : NULL;
+        if (grown == NULL)
+            return ACTIONS_NONE;
+        actions->action = grown;
+        actions->actions_room = room;
+    }
+    return actions->actions_high++;
+}
+
+static void give_back(struct actions *actions, uint32_t index)
+{
+    struct action *action = &actions->action[index];
+    action->used = false;
+    action->sibling = actions->actions_free;
+    actions->actions_free = index;
+    actions->actions_used--;
+}
+
+uint32_t actions_begin(struct actions *actions, uint32_t worker, uint32_t type,
+                       const struct record_begin *begin)
+{
+    uint32_t index = take_action(actions);
+    if (index == ACTIONS_NONE)
+        return index;
+    struct action *action = &actions->action[index];
+    *action = (struct action){
+        .begin = *begin,
+        .worker = worker,
+        .type = type,
+        .family = ACTIONS_NONE,
+        .family_last = ACTIONS_NONE,
+        .sibling = ACTIONS_NONE,
+        .older = ACTIONS_NONE,
+        .newer = ACTIONS_NONE,
+        .first_sample = ACTIONS_NONE,
+        .last_sample = ACTIONS_NONE,
+        .used = true,
+    };
+    actions->actions_used++;
+    uint32_t parent =
+        begin->parent_serial != 0 ? actions_find(actions, worker, begin->parent_serial) : ACTIONS_NONE;
+    if (parent == ACTIONS_NONE) {
+        link_root(actions, index);
+    } else {
+        struct action *root = &actions->action[actions->action[parent].root];
+        action->parent = parent;
+        action->root = actions->action[parent].root;
+        action->folded = root->folded;
+        if (root->family_last == ACTIONS_NONE)
+            root->family = index;
+        else
+            actions->action[root->family_last].sibling = index;
+        root->family_last = index;
+    }
+    uint32_t *bucket = bucket_of(actions, worker, begin->action_serial);
+    action->bucket_next = *bucket;
+    *bucket = index;
+    return index;
+}
+
+static uint32_t take_sample(struct actions *actions)
+{
+    if (actions->samples_free != ACTIONS_NONE) {
+        uint32_t index = actions->samples_free;
+        actions->samples_free = actions->sample[index].next;
+        return index;
+    }
+    if (actions->samples_high == actions->samples_room) {
+        uint32_t room = actions->samples_room == 0 ? 256 : actions->samples_room * 2;
+        struct held_sample *grown =
+            room <= ACTIONS_SAMPLES_MOST ? realloc(actions->sample, room * sizeof *grown) : NULL;
+        if (grown == NULL)
+            return ACTIONS_NONE;
+        actions->sample = grown;
+        actions->samples_room = room;
+    }
+    return actions->samples_high++;
+}
+
+bool actions_hold(struct actions *actions, uint32_t index, const struct record_sample *sample, uint32_t stack)
+{
+    uint32_t at = take_sample(actions);
+    if (at == ACTIONS_NONE)
+        return false;
+    actions->samples_used++;
+    actions->sample[at] = (struct held_sample){
+        .time_ns = sample->time_ns,
+        .wall_ns = sample->wall_ns,
+        .cpu_ns = sample->cpu_ns,
+        .serial = sample->action_serial,
+        .stack = stack,
+        .state = sample->state,
+        .next = ACTIONS_NONE,
+    };
+    struct action *action = &actions->action[index];
+    if (action->last_sample == ACTIONS_NONE)
+        action->first_sample = at;
+    else
+        actions->sample[action->last_sample].next = at;
+    action->last_sample = at;
+    action->samples++;
+    return true;
+}
+
+uint32_t actions_enclosing(const struct actions *actions, uint32_t index)
+{
+    do
+        index = actions->action[index].parent;
+    while (index != ACTIONS_NONE && actions->action[index].closed);
+    return index;
+}
+
+void actions_drop_samples(struct actions *actions, uint32_t index)
+{
+    struct action *action = &actions->action[index];
+    if (action->samples == 0)
+        return;
+    actions->sample[action->last_sample].next = actions->samples_free;
+    actions->samples_free = action->first_sample;
+    actions->samples_used -= action->samples;
+    action->first_sample = action->last_sample = ACTIONS_NONE;
+    action->samples = 0;
+}
+
+/* Take an action out of its root's family. */
+static void leave_family(struct actions *actions, uint32_t index)
+{
+    struct action *root = &actions->action[actions->action[index].root];
+    uint32_t before = ACTIONS_NONE, at = root->family;
+    while (at != index) {
+        before = at;
+        at = actions->action[at].sibling;
+    }
+    uint32_t next = actions->action[index].sibling;
+    if (before == ACTIONS_NONE)
+        root->family = next;
+    else
+        actions->action[before].sibling = next;
+    if (root->family_last == index)
+        root->family_last = before;
+}
+
+/* Is it the parent of any action of its family? Then its place is still needed. */
+static bool is_parent(const struct actions *actions, uint32_t index)
+{
+    uint32_t at = actions->action[actions->action[index].root].family;
+    for (; at != ACTIONS_NONE; at = actions->action[at].sibling)
+        if (actions->action[at].parent == index)
+            return true;
+    return false;
+}
+
+void actions_close_nested(struct actions *actions, uint32_t index)
+{
+    struct action *action = &actions->action[index];
+    uint32_t to = actions_enclosing(actions, index);
+    unhash(actions, index);
+    if (action->ended)
+        actions->ended--;
+    action->closed = true;
+    if (to != ACTIONS_NONE && action->samples != 0) {
+        struct action *heir = &actions->action[to];
+        if (heir->last_sample == ACTIONS_NONE)
+            heir->first_sample = action->first_sample;
+        else
+            actions->sample[heir->last_sample].next = action->first_sample;
+        heir->last_sample = action->last_sample;
+        heir->samples += action->samples;
+        action->first_sample = action->last_sample = ACTIONS_NONE;
+        action->samples = 0;
+    } else {
+        actions_drop_samples(actions, index);
+    }
+    struct action *root = &actions->action[action->root];
+    if (root->told < ACTIONS_NESTED_TOLD || is_parent(actions, index)) {
+        root->told++;
+    } else {
+        leave_family(actions, index);
+        give_back(actions, index);
+    }
+}
+
+void actions_forget_root(struct actions *actions, uint32_t index)
+{
+    struct action *root = &actions->action[index];
+    unlink_root(actions, index);
+    unhash(actions, index);
+    if (root->ended)
+        actions->ended--;
+    actions_drop_samples(actions, index);
+    for (uint32_t at = root->family, next; at != ACTIONS_NONE; at = next) {
+        struct action *member = &actions->action[at];
+        next = member->sibling;
+        member->sibling = ACTIONS_NONE;
+        if (member->closed)
+            give_back(actions, at);
+        else
+            link_root(actions, at);
+    }
+    give_back(actions, index);
+}

@@ -1,0 +1,95 @@
+/*
+ * Actions: the profiled actions that have begun and whose story is not complete yet, each with its samples.
+ *
+ * Whole actions are kept until they end, so that what slow ones did can be told from what typical ones did. A
+ * nested action belongs to the family of its root; when it is closed its samples pass on to the nearest
+ * enclosing action that is still open, as they count for that one too. It stays in the family, without samples,
+ * until the root is closed, because the root's message tells of it.
+ *
+ * Bounded: ACTIONS_MOST actions, ACTIONS_SAMPLES_MOST samples. Everything is addressed by index.
+ */
+#ifndef AGGREGATOR_ACTIONS_H
+#define AGGREGATOR_ACTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "shm/record.h"
+
+enum {
+    ACTIONS_MOST = 16384,
+    ACTIONS_SAMPLES_MOST = 65536,
+    ACTIONS_NESTED_TOLD = 256, /* closed nested actions that are kept for their root's message */
+    ACTIONS_BUCKETS = 4096,
+};
+#define ACTIONS_NONE UINT32_MAX
+
+struct held_sample {
+    uint64_t time_ns, wall_ns, cpu_ns;
+    uint64_t serial; /* of the innermost action */
+    uint32_t stack;  /* a node of the pool's stacks */
+    uint32_t state;
+    uint32_t next;
+    uint32_t pad;
+};
+
+struct action {
+    struct record_begin begin;
+    struct record_end end; /* valid once `ended` */
+    uint64_t ended_round;  /* the round in which its end was read */
+    uint32_t worker;       /* number of its worker */
+    uint32_t type;         /* a pool's type, as known so far */
+    uint32_t parent;       /* ACTIONS_NONE: no enclosing action that we know of */
+    uint32_t root;         /* itself for a root */
+    uint32_t family, family_last; /* of a root: its nested actions, in order of their beginning */
+    uint32_t sibling;             /* next in the family */
+    uint32_t told;                /* of a root: closed nested actions in the family */
+    uint32_t older, newer;        /* of a root: neighbours in order of beginning */
+    uint32_t bucket_next;
+    uint32_t first_sample, last_sample, samples;
+    bool used, ended, closed, folded;
+};
+
+struct actions {
+    struct action *action;
+    uint32_t actions_room, actions_high, actions_free; /* free ones are chained by `sibling` */
+    uint32_t actions_used;
+    struct held_sample *sample;
+    uint32_t samples_room, samples_high, samples_free;
+    uint32_t samples_used;
+    uint32_t oldest, newest; /* roots */
+    uint32_t ended;          /* how many have ended and are not closed */
+    uint32_t bucket[ACTIONS_BUCKETS];
+};
+
+void actions_open(struct actions *actions);
+void actions_close(struct actions *actions);
+
+/** The action with this serial of this worker that is not closed, or ACTIONS_NONE. */
+uint32_t actions_find(const struct actions *actions, uint32_t worker, uint64_t serial);
+
+/** Add one. ACTIONS_NONE if the bound (or memory) is reached: the caller makes room first. */
+uint32_t actions_begin(struct actions *actions, uint32_t worker, uint32_t type,
+                       const struct record_begin *begin);
+
+/** Hold a sample with an action. False if the bound (or memory) is reached. */
+bool actions_hold(struct actions *actions, uint32_t index, const struct record_sample *sample, uint32_t stack);
+
+/** The nearest enclosing action that is still open, or ACTIONS_NONE. */
+uint32_t actions_enclosing(const struct actions *actions, uint32_t index);
+
+/** Drop the samples of an action. */
+void actions_drop_samples(struct actions *actions, uint32_t index);
+
+/**
+ * Close an action that is no root: its samples pass to the nearest enclosing open action, or are dropped.
+ */
+void actions_close_nested(struct actions *actions, uint32_t index);
+
+/**
+ * Forget a root, its samples and its closed nested actions. Nested ones that are still open become roots of
+ * their own (they began inside an action, so they make no message).
+ */
+void actions_forget_root(struct actions *actions, uint32_t index);
+
+#endif

@@ -1,0 +1,150 @@
+/* What the profiler may do next: see budget.h. */
+#include "aggregator/budget.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "shm/rates.h"
+
+#define LEAST_WORK 0.004   /* less is a pause */
+#define RAISE 1.2          /* most a cycle */
+#define CLEAR_ROOM 1.1     /* a raise needs this much more than is in use */
+#define METHOD_BELOW 0.12  /* of full work: stacks by method */
+#define FILE_BELOW 0.10    /* stacks by file */
+#define FINER_AGAIN 1.25   /* times the bound, before stacks become finer again */
+
+static double cost_of(const struct budget_measure *m)
+{
+    return m->sampler_cpu + m->hook_cpu + m->aggregator_cpu;
+}
+
+/* Totals of the newest `cycles` cycles. */
+static struct budget_measure sum_of(const struct budget_state *state, uint32_t cycles)
+{
+    struct budget_measure sum = {0};
+    for (uint32_t i = 1; i <= cycles && i <= state->cycles; i++) {
+        const struct budget_measure *m = &state->cycle[(state->next + BUDGET_CYCLES - i) % BUDGET_CYCLES];
+        sum.seconds += m->seconds;
+        sum.sampler_cpu += m->sampler_cpu;
+        sum.hook_cpu += m->hook_cpu;
+        sum.aggregator_cpu += m->aggregator_cpu;
+        sum.worker_cpu += m->worker_cpu;
+        sum.attached += m->attached;
+        sum.demand += m->demand;
+    }
+    return sum;
+}
+
+double budget_overhead(const struct budget_state *state)
+{
+    struct budget_measure sum = sum_of(state, BUDGET_CYCLES);
+    double against = fmax(sum.worker_cpu, BUDGET_FLOOR * sum.attached);
+    return against > 0 ? cost_of(&sum) / against : 0;
+}
+
+/* How much work (1 = all) the next cycle may do; negative where not even the fixed costs fit. */
+static double affordable(const struct budget_state *state, const struct budget_asked *asked)
+{
+    struct budget_measure kept = sum_of(state, BUDGET_CYCLES - 1), last = sum_of(state, 1);
+    struct budget_measure three = sum_of(state, 3);
+    double n = fmin(3, state->cycles);
+    double target = BUDGET_TARGET * asked->max_overhead;
+    /* Load may fall: of the recent cycles' mean and the last one count on the smaller. */
+    double worker_next = fmin(last.worker_cpu, three.worker_cpu / n);
+    double floor_next = BUDGET_FLOOR * last.attached;
+    double allowed =
+        target * fmax(kept.worker_cpu + worker_next, BUDGET_FLOOR * kept.attached + floor_next) - cost_of(&kept);
+    /* In what comes before the promise begins, starting up must not use up all. */
+    double fixed = (three.hook_cpu + three.aggregator_cpu) / n;
+    if (state->cycles < BUDGET_CYCLES)
+        allowed = fmax(allowed, fixed + 0.5 * target * fmax(worker_next, floor_next));
+    if (state->unit_cpu <= 0)
+        return allowed > fixed ? 1.0 : -1.0;
+    return (allowed - fixed) / (state->unit_cpu * last.seconds);
+}
+
+static void set_work(struct budget_state *state, double can)
+{
+    if (can < state->work) {
+        state->work = can < LEAST_WORK ? 0 : can;
+    } else if (state->work <= 0) {
+        /* Out of a pause carefully: what the samplers will cost now is only remembered. */
+        if (can > 4 * LEAST_WORK)
+            state->work = fmin(can / 2, 1 / BUDGET_LONGEST);
+    } else if (can > CLEAR_ROOM * state->work) {
+        state->work = fmin(fmin(state->work * RAISE, can), 1.0);
+    }
+}
+
+static uint32_t granularity_for(const struct budget_state *state, uint32_t asked)
+{
+    double method = METHOD_BELOW, file = FILE_BELOW;
+    if (state->granularity < GRANULARITY_LINE)
+        method *= FINER_AGAIN;
+    if (state->granularity < GRANULARITY_METHOD)
+        file *= FINER_AGAIN;
+    uint32_t able = state->work < file     ? GRANULARITY_FILE
+                    : state->work < method ? GRANULARITY_METHOD
+                                           : GRANULARITY_LINE;
+    return able < asked ? able : asked;
+}
+
+/* Hooks that count without profiling are the last cost that can be shed. */
+static bool pass_through(struct budget_state *state, const struct budget_asked *asked)
+{
+    struct budget_measure sum = sum_of(state, BUDGET_CYCLES);
+    if (state->pass_for > 0)
+        return --state->pass_for > 0;
+    bool over = budget_overhead(state) > asked->max_overhead;
+    if (state->paused_for < BUDGET_CYCLES || !over || sum.hook_cpu < 0.5 * cost_of(&sum)) {
+        if (!over && state->paused_for == 0)
+            state->pass_hold = 0;
+        return false;
+    }
+    state->pass_hold = state->pass_hold == 0 ? 30 : state->pass_hold < 150 ? 2 * state->pass_hold : 300;
+    state->pass_for = state->pass_hold;
+    return true;
+}
+
+void budget_step(struct budget_state *state, const struct budget_asked *asked,
+                 const struct budget_measure *measure, struct budget_limits *limits)
+{
+    if (!state->started) {
+        state->started = true;
+        state->work = 1.0;
+        state->granularity = asked->granularity;
+    }
+    if (measure->attached > 0 || state->cycles > 0) {
+        state->cycle[state->next] = *measure;
+        /* What it cost to start is no sign of what it costs to run. */
+        if (state->cycles == 0)
+            state->cycle[0].aggregator_cpu = 0;
+        state->next = (state->next + 1) % BUDGET_CYCLES;
+        if (state->cycles < BUDGET_CYCLES)
+            state->cycles++;
+        double seconds = fmax(measure->seconds, 0.001);
+        double sampled = measure->sampler_cpu / seconds;
+        if (state->work > 0 && sampled > 1e-6)
+            state->unit_cpu = fmax(sampled / state->work, 0.7 * state->unit_cpu);
+        /* With nothing to sample there is nothing to learn: keep the work where it was for the next spike. */
+        double can = affordable(state, asked);
+        if (sampled > 1e-6 || can < state->work || state->work <= 0)
+            set_work(state, can);
+    }
+    state->paused_for = state->work <= 0 ? state->paused_for + 1 : 0;
+    state->granularity = granularity_for(state, asked->granularity);
+
+    double longer = state->work > 0 ? fmin(1 / state->work, BUDGET_LONGEST) : BUDGET_LONGEST;
+    double fewer = fmin(1.0, state->work * BUDGET_LONGEST);
+    *limits = (struct budget_limits){
+        .interval_ns = (uint64_t)((double)asked->interval_ns * longer),
+        .granularity = state->granularity,
+        .cap = asked->cap,
+        .paused = state->work <= 0,
+        .passthrough = pass_through(state, asked),
+    };
+    if (fewer < 1.0) {
+        double most = asked->cap != 0 ? asked->cap : fmax(measure->demand, 1);
+        limits->cap = (uint32_t)fmax(1, floor(most * fewer));
+    }
+}

@@ -1,0 +1,69 @@
+/*
+ * Budget controller: from what the profiler cost, what it may do next. A pure function, without clock or I/O, so that it can be
+ * simulated and replayed.
+ *
+ * Promise: over any 10 s (trailing window),
+ *     (sampler + hook + aggregator CPU) / max(CPU of the workers, 5 % of one core for each) <= max_overhead.
+ * It acts before that is spent: once a cycle it works out what the next cycle may cost so that the window stays at
+ * BUDGET_TARGET of the bound, and from the cost a unit of work had, how much work that buys.
+ *
+ * Work is one number, 1 = all that was asked for. It is turned into limits in this order: a longer interval (up
+ * to 10 times), coarser stacks, fewer admitted actions, pause; and back in the reverse order. Cuts are made at
+ * once, raises by at most 20 % a cycle and only where there is clear room. Where the hooks of unprofiled
+ * actions alone pass the bound, they are switched to pass-through for a while.
+ */
+#ifndef AGGREGATOR_BUDGET_H
+#define AGGREGATOR_BUDGET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define BUDGET_TARGET 0.85       /* of max_overhead */
+#define BUDGET_FLOOR 0.05        /* of a core, a worker */
+#define BUDGET_LONGEST 10.0      /* times the asked interval */
+enum {
+    BUDGET_CYCLES = 10, /* of 1 s: the trailing window */
+};
+
+/** What is asked for. */
+struct budget_asked {
+    double max_overhead; /* ratio */
+    uint64_t interval_ns;
+    uint32_t granularity; /* enum granularity */
+    uint32_t cap;         /* newly profiled actions a cycle, 0: any */
+};
+
+/** What one cycle cost. CPU in seconds. */
+struct budget_measure {
+    double seconds; /* how long the cycle was */
+    double sampler_cpu, hook_cpu, aggregator_cpu;
+    double worker_cpu;  /* of the workers, without our parts */
+    double attached;    /* sum over workers of the seconds they were attached */
+    double demand;      /* root actions begun */
+};
+
+struct budget_limits {
+    uint64_t interval_ns;
+    uint32_t granularity;
+    uint32_t cap;
+    bool paused, passthrough;
+};
+
+struct budget_state {
+    struct budget_measure cycle[BUDGET_CYCLES];
+    uint32_t next, cycles; /* cycles with a worker attached, since the first */
+    double work;           /* 0 … 1 */
+    double unit_cpu;       /* what a second of full work costs the samplers, as last seen */
+    uint32_t granularity;  /* in force */
+    uint32_t paused_for, pass_for, pass_hold; /* cycles */
+    bool started;
+};
+
+/** Overhead over the trailing window, ratio. */
+double budget_overhead(const struct budget_state *state);
+
+/** One cycle. `limits` is set. */
+void budget_step(struct budget_state *state, const struct budget_asked *asked,
+                 const struct budget_measure *measure, struct budget_limits *limits);
+
+#endif

@@ -1,0 +1,307 @@
+/* Records become windows: see merge.h. */
+#include "aggregator/merge.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shm/fault.h"
+
+int merge_open(struct merge *merge, uint64_t now_ns, uint64_t now_real_ns)
+{
+    memset(merge, 0, sizeof *merge);
+    actions_open(&merge->actions);
+    int rc = names_open(&merge->types, MERGE_TYPES_MOST, MERGE_NAMES_BYTES, "(other)");
+    if (rc == 0)
+        rc = names_open(&merge->texts, MERGE_NAMES_MOST, MERGE_NAMES_BYTES, "(other)");
+    if (rc == 0)
+        rc = names_open(&merge->instructions, MERGE_NAMES_MOST, MERGE_NAMES_BYTES, "(other)");
+    if (rc == 0)
+        rc = stacks_open(&merge->stacks, MERGE_STACKS_MOST);
+    if (rc == 0 && (merge->open = window_new(now_ns, now_real_ns)) == NULL)
+        rc = fault(ENOMEM, "window");
+    if (rc != 0)
+        merge_close(merge);
+    return rc;
+}
+
+void merge_close(struct merge *merge)
+{
+    names_close(&merge->types);
+    names_close(&merge->texts);
+    names_close(&merge->instructions);
+    stacks_close(&merge->stacks);
+    actions_close(&merge->actions);
+    window_put(merge->open);
+    for (int i = 0; i < MERGE_TYPES_MOST; i++)
+        free(merge->recent[i]);
+    memset(merge, 0, sizeof *merge);
+}
+
+/* ---- telling slow from typical ----------------------------------------------------------------------- */
+
+static double recent_quantile(const struct recent_latency *recent, double q)
+{
+    double wanted = q * recent->total, before = 0;
+    for (uint32_t i = 0; i < HISTOGRAM_BUCKETS; i++) {
+        if (recent->bucket[i] > 0 && before + recent->bucket[i] >= wanted) {
+            double low = (double)histogram_lower_ns(i), high = (double)histogram_lower_ns(i + 1);
+            return low + (high - low) * (wanted - before) / recent->bucket[i];
+        }
+        before += recent->bucket[i];
+    }
+    return 0;
+}
+
+static enum profile_class class_of(struct merge *merge, uint32_t type, uint64_t latency_ns)
+{
+    struct recent_latency *recent = type < MERGE_TYPES_MOST ? merge->recent[type] : NULL;
+    if (recent == NULL || recent->total < MERGE_CLASSED_FROM)
+        return CLASS_NONE;
+    if (recent->stale) {
+        recent->median_ns = recent_quantile(recent, 0.5);
+        recent->p95_ns = recent_quantile(recent, 0.95);
+        recent->stale = false;
+    }
+    if ((double)latency_ns >= recent->p95_ns)
+        return CLASS_SLOW;
+    return (double)latency_ns <= recent->median_ns ? CLASS_TYPICAL : CLASS_NONE;
+}
+
+void merge_fade(struct merge *merge)
+{
+    for (int i = 0; i < MERGE_TYPES_MOST; i++) {
+        struct recent_latency *recent = merge->recent[i];
+        if (recent == NULL || recent->total < 2 * MERGE_CLASSED_FROM)
+            continue;
+        recent->total = 0;
+        for (int b = 0; b < HISTOGRAM_BUCKETS; b++)
+            recent->total += recent->bucket[b] *= 0.95f;
+        recent->stale = true;
+    }
+}
+
+/* ---- counted totals ---------------------------------------------------------------------------------- */
+
+struct type_totals *merge_count(struct merge *merge, uint32_t type, const struct merge_count *count)
+{
+    struct type_totals *totals = profile_type(&merge->open->profile, type);
+    if (totals == NULL)
+        return NULL;
+    totals->count += count->count;
+    totals->errors += count->errors;
+    totals->profiled += count->profiled;
+    totals->latency_sum_ns += count->latency_sum_ns;
+    if (totals->latency_max_ns < count->latency_max_ns)
+        totals->latency_max_ns = count->latency_max_ns;
+    return totals;
+}
+
+void merge_bucket(struct merge *merge, struct type_totals *totals, uint32_t bucket, uint64_t count)
+{
+    if (histogram_add(&totals->histogram, bucket, count) != 0 || totals->type >= MERGE_TYPES_MOST)
+        return;
+    struct recent_latency **recent = &merge->recent[totals->type];
+    if (*recent == NULL && (*recent = calloc(1, sizeof **recent)) == NULL)
+        return;
+    (*recent)->bucket[bucket] += (float)count;
+    (*recent)->total += (float)count;
+    (*recent)->stale = true;
+}
+
+/* ---- actions and samples ----------------------------------------------------------------------------- */
+
+/* Put what a family holds into the types at once, unclassed; its later samples will go there directly. */
+static void fold_family(struct merge *merge, uint32_t root)
+{
+    struct actions *actions = &merge->actions;
+    uint32_t index = root;
+    while (index != ACTIONS_NONE) {
+        struct action *member = &actions->action[index];
+        double weight = merge_weight(&member->begin);
+        for (uint32_t s = member->first_sample; s != ACTIONS_NONE; s = actions->sample[s].next) {
+            const struct held_sample *sample = &actions->sample[s];
+            for (uint32_t at = index; at != ACTIONS_NONE; at = actions_enclosing(actions, at))
+                profile_add_sample(&merge->open->profile, actions->action[at].type, sample->stack,
+                                   sample->state, weight * (double)sample->wall_ns,
+                                   weight * (double)sample->cpu_ns, CLASS_NONE, 1);
+        }
+        actions_drop_samples(actions, index);
+        member->folded = true;
+        index = index == root ? member->family : member->sibling;
+    }
+    merge->open->sums.folded++;
+}
+
+int merge_begin(struct merge *merge, uint32_t worker, uint32_t type, const struct record_begin *begin)
+{
+    struct actions *actions = &merge->actions;
+    if (begin->action_serial == 0 || actions_find(actions, worker, begin->action_serial) != ACTIONS_NONE)
+        return fault(EPROTO, "action %llu begins twice", (unsigned long long)begin->action_serial);
+    if (actions_begin(actions, worker, type, begin) != ACTIONS_NONE)
+        return 0;
+    /* No room: the oldest has probably lost its end. */
+    if (actions->oldest != ACTIONS_NONE) {
+        fold_family(merge, actions->oldest);
+        merge->open->sums.unfinished++;
+        actions_forget_root(actions, actions->oldest);
+    }
+    if (actions_begin(actions, worker, type, begin) == ACTIONS_NONE)
+        merge->open->sums.unfinished++;
+    return 0;
+}
+
+void merge_end(struct merge *merge, uint32_t worker, uint32_t type, const struct record_end *end)
+{
+    uint32_t index = actions_find(&merge->actions, worker, end->action_serial);
+    if (index == ACTIONS_NONE || merge->actions.action[index].ended)
+        return; /* it was forgotten for want of room */
+    struct action *action = &merge->actions.action[index];
+    action->ended = true;
+    action->ended_round = merge->round;
+    action->end = *end;
+    action->type = type;
+    merge->actions.ended++;
+}
+
+static void add_outside(struct merge *merge, uint32_t stack, const struct record_sample *sample)
+{
+    static const char name[] = "(outside any action)";
+    if (merge->outside == 0)
+        merge->outside = names_intern(&merge->types, name, sizeof name - 1);
+    profile_add_sample(&merge->open->profile, merge->outside, stack, sample->state, (double)sample->wall_ns,
+                       (double)sample->cpu_ns, CLASS_NONE, 1);
+}
+
+void merge_sample(struct merge *merge, uint32_t worker, uint32_t stack, const struct record_sample *sample)
+{
+    struct actions *actions = &merge->actions;
+    merge->open->sums.samples++;
+    merge->open->sums.torn += (sample->header.flags & SAMPLE_TORN) != 0;
+    if (stack == 0) {
+        static const char name[] = "(unreadable)";
+        if (merge->unreadable == 0)
+            merge->unreadable =
+                stacks_child(&merge->stacks, 0, names_intern(&merge->instructions, name, sizeof name - 1));
+        stack = merge->unreadable;
+    }
+    if (sample->action_serial == 0) {
+        add_outside(merge, stack, sample);
+        return;
+    }
+    uint32_t index = actions_find(actions, worker, sample->action_serial);
+    if (index == ACTIONS_NONE) {
+        merge->open->sums.late++;
+        return;
+    }
+    if (!actions->action[index].folded) {
+        if (actions_hold(actions, index, sample, stack))
+            return;
+        /* No room: the oldest family that holds anything gives way, in the end our own. */
+        for (uint32_t root = actions->oldest; root != ACTIONS_NONE; root = actions->action[root].newer) {
+            if (actions->action[root].folded)
+                continue;
+            fold_family(merge, root);
+            if (actions->action[index].folded || actions_hold(actions, index, sample, stack))
+                break;
+        }
+        if (!actions->action[index].folded)
+            return;
+    }
+    double weight = merge_weight(&actions->action[index].begin);
+    for (uint32_t at = index; at != ACTIONS_NONE; at = actions_enclosing(actions, at))
+        profile_add_sample(&merge->open->profile, actions->action[at].type, stack, sample->state,
+                           weight * (double)sample->wall_ns, weight * (double)sample->cpu_ns, CLASS_NONE, 1);
+}
+
+/* Put an ended action into its type. */
+static void settle(struct merge *merge, const struct action *action)
+{
+    struct profile *profile = &merge->open->profile;
+    double weight = merge_weight(&action->begin);
+    double latency = (double)action->end.latency_ns;
+    enum profile_class class = class_of(merge, action->type, action->end.latency_ns);
+    struct type_totals *totals = profile_type(profile, action->type);
+    if (totals == NULL)
+        return;
+    totals->ended++;
+    totals->weight += weight;
+    totals->latency += weight * latency;
+    totals->slow += class == CLASS_SLOW;
+    totals->typical += class == CLASS_TYPICAL;
+    if (action->end.header.flags & END_HAS_RUN_DELAY) {
+        totals->run_delay += weight * (double)action->end.run_delay_ns;
+        totals->run_latency += weight * latency;
+    }
+    if (action->end.cpu_ns != 0) {
+        totals->cpu += weight * (double)action->end.cpu_ns;
+        totals->cpu_latency += weight * latency;
+    }
+    for (uint32_t s = action->first_sample; s != ACTIONS_NONE; s = merge->actions.sample[s].next) {
+        const struct held_sample *sample = &merge->actions.sample[s];
+        profile_add_sample(profile, action->type, sample->stack, sample->state,
+                           weight * (double)sample->wall_ns, weight * (double)sample->cpu_ns, class, 1);
+    }
+}
+
+static bool due(const struct action *action, uint64_t before_round)
+{
+    return action->ended && !action->closed && action->ended_round < before_round;
+}
+
+/* Nested ones first, the innermost (begun last) before what encloses it, so that samples pass outwards. */
+static void close_family(struct merge *merge, uint32_t root, uint64_t before_round)
+{
+    struct actions *actions = &merge->actions;
+    uint32_t due_members[ACTIONS_NESTED_TOLD], count;
+    do {
+        count = 0;
+        for (uint32_t at = actions->action[root].family; at != ACTIONS_NONE; at = actions->action[at].sibling)
+            if (due(&actions->action[at], before_round)) {
+                /* Past this many the oldest ones wait for the next turn of the loop. */
+                if (count == ACTIONS_NESTED_TOLD) {
+                    memmove(due_members, due_members + 1, sizeof due_members - sizeof *due_members);
+                    count--;
+                }
+                due_members[count++] = at;
+            }
+        for (uint32_t i = count; i-- > 0;) {
+            settle(merge, &actions->action[due_members[i]]);
+            actions_close_nested(actions, due_members[i]);
+        }
+    } while (count == ACTIONS_NESTED_TOLD);
+    if (!due(&actions->action[root], before_round))
+        return;
+    settle(merge, &actions->action[root]);
+    if (merge->on_root != NULL && actions->action[root].begin.parent_serial == 0)
+        merge->on_root(merge, root, merge->context);
+    actions_forget_root(actions, root);
+}
+
+void merge_close_ended(struct merge *merge, uint64_t before_round)
+{
+    struct actions *actions = &merge->actions;
+    for (uint32_t root = actions->oldest, newer; root != ACTIONS_NONE && actions->ended != 0; root = newer) {
+        newer = actions->action[root].newer;
+        close_family(merge, root, before_round);
+    }
+}
+
+void merge_forget_worker(struct merge *merge, uint32_t worker)
+{
+    struct actions *actions = &merge->actions;
+    for (uint32_t root = actions->oldest, newer; root != ACTIONS_NONE; root = newer) {
+        newer = actions->action[root].newer;
+        if (actions->action[root].worker != worker)
+            continue;
+        merge->open->sums.unfinished++;
+        for (uint32_t at = actions->action[root].family, next; at != ACTIONS_NONE; at = next) {
+            next = actions->action[at].sibling;
+            if (!actions->action[at].closed) {
+                merge->open->sums.unfinished++;
+                actions_close_nested(actions, at);
+            }
+        }
+        actions_forget_root(actions, root);
+    }
+}

@@ -1,0 +1,90 @@
+/*
+ * Merge: from records to windows. All that a pool has learned stands here: its names, its stacks, its open actions,
+ * and the window that is being filled.
+ *
+ * No files, no clock, no shared memory: workers.c feeds it, tests do too. One thread.
+ *
+ * A round is one pass over all workers. An action whose end is read in a round is closed in a later one, after
+ * the sampler's lane was drained once more, because a sample of it may still have been on its way.
+ */
+#ifndef AGGREGATOR_MERGE_H
+#define AGGREGATOR_MERGE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "aggregator/actions.h"
+#include "aggregator/names.h"
+#include "aggregator/stacks.h"
+#include "aggregator/windows.h"
+#include "shm/counters.h"
+
+enum {
+    MERGE_TYPES_MOST = 1000,       /* action types a pool; the rest is "(other)" */
+    MERGE_CLASSED_FROM = 20,       /* ended actions of a type before any of them is called slow or typical */
+    MERGE_STACKS_MOST = 256 << 10, /* distinct stacks a pool */
+    MERGE_NAMES_MOST = 128 << 10,  /* distinct instructions a pool */
+    MERGE_NAMES_BYTES = 16 << 20,
+};
+
+/** Latencies of a type, old ones fading, from which slow and typical are told. */
+struct recent_latency {
+    float total;
+    float bucket[HISTOGRAM_BUCKETS];
+    double median_ns, p95_ns;
+    bool stale;
+};
+
+struct merge {
+    struct names types;        /* 0: "(other)" */
+    struct names texts;        /* files and functions, as workers name them */
+    struct names instructions; /* "file:method:line" */
+    struct stacks stacks;
+    struct actions actions;
+    struct window *open;
+    struct recent_latency *recent[MERGE_TYPES_MOST];
+    uint64_t round;
+    uint32_t outside;    /* the type of time outside any action, 0: not seen yet */
+    uint32_t unreadable; /* the stack of a sample that could not be read, 0: not seen yet */
+    /** Called for each root that ends, before it is forgotten; may be NULL. */
+    void (*on_root)(const struct merge *merge, uint32_t root, void *context);
+    void *context;
+};
+
+/** 0 or -ENOMEM. */
+int merge_open(struct merge *merge, uint64_t now_ns, uint64_t now_real_ns);
+
+void merge_close(struct merge *merge);
+
+/**
+ * A record of an action lane or of a sampler lane, of the worker known by this number; type ids and stacks are the
+ * pool's. 0, or -EPROTO for what no honest worker says: an action begun twice.
+ */
+int merge_begin(struct merge *merge, uint32_t worker, uint32_t type, const struct record_begin *begin);
+void merge_end(struct merge *merge, uint32_t worker, uint32_t type, const struct record_end *end);
+void merge_sample(struct merge *merge, uint32_t worker, uint32_t stack, const struct record_sample *sample);
+
+/** What was counted of one type since the last call. `latency_max_ns` is 0 unless it grew. */
+struct merge_count {
+    uint64_t count, errors, profiled, latency_sum_ns, latency_max_ns;
+};
+/** The totals to add to; the caller adds the buckets by merge_bucket. NULL without memory. */
+struct type_totals *merge_count(struct merge *merge, uint32_t type, const struct merge_count *count);
+void merge_bucket(struct merge *merge, struct type_totals *totals, uint32_t bucket, uint64_t count);
+
+/** Close the actions of a worker whose end was read before this round (all: in this one too). */
+void merge_close_ended(struct merge *merge, uint64_t before_round);
+
+/** A worker is gone: what of its actions is still open will never end. */
+void merge_forget_worker(struct merge *merge, uint32_t worker);
+
+/** Let old latencies fade (once a window). */
+void merge_fade(struct merge *merge);
+
+/** Weight of an action: one over its probability of admission. */
+static inline double merge_weight(const struct record_begin *begin)
+{
+    return 4294967296.0 / ((double)begin->probability + 1.0);
+}
+
+#endif

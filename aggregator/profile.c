@@ -1,0 +1,226 @@
+/* Totals and sampled time: see profile.h. */
+#include "aggregator/profile.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shm/fault.h"
+
+void profile_close(struct profile *profile)
+{
+    for (uint32_t i = 0; i < profile->types; i++)
+        histogram_close(&profile->type[i].histogram);
+    free(profile->type);
+    free(profile->type_index);
+    free(profile->cell);
+    free(profile->slots);
+    memset(profile, 0, sizeof *profile);
+}
+
+void profile_clear(struct profile *profile)
+{
+    for (uint32_t i = 0; i < profile->types; i++)
+        histogram_close(&profile->type[i].histogram);
+    if (profile->type_index != NULL)
+        memset(profile->type_index, 0, profile->type_index_room * sizeof *profile->type_index);
+    if (profile->slots != NULL)
+        memset(profile->slots, 0, ((size_t)profile->slot_mask + 1) * sizeof *profile->slots);
+    profile->types = 0;
+    profile->cells = 0;
+    profile->folded = 0;
+}
+
+static bool index_type(struct profile *profile, uint32_t type)
+{
+    if (type < profile->type_index_room)
+        return true;
+    uint32_t room = profile->type_index_room == 0 ? 64 : profile->type_index_room;
+    while (room <= type)
+        room *= 2;
+    uint32_t *index = realloc(profile->type_index, room * sizeof *index);
+    if (index == NULL)
+        return false;
+    memset(index + profile->type_index_room, 0, (room - profile->type_index_room) * sizeof *index);
+    profile->type_index = index;
+    profile->type_index_room = room;
+    return true;
+}
+
+struct type_totals *profile_type(struct profile *profile, uint32_t type)
+{
+    if (!index_type(profile, type))
+        return NULL;
+    uint32_t known = profile->type_index[type];
+    if (known != 0)
+        return &profile->type[known - 1];
+    if (profile->types == profile->types_room) {
+        uint32_t room = profile->types_room == 0 ? 16 : profile->types_room * 2;
+        struct type_totals *totals = realloc(profile->type, room * sizeof *totals);
+        if (totals == NULL)
+            return NULL;
+        profile->type = totals;
+        profile->types_room = room;
+    }
+    struct type_totals *totals = &profile->type[profile->types++];
+    memset(totals, 0, sizeof *totals);
+    totals->type = type;
+    profile->type_index[type] = profile->types;
+    return totals;
+}
+
+const struct type_totals *profile_find_type(const struct profile *profile, uint32_t type)
+{
+    uint32_t known = type < profile->type_index_room ? profile->type_index[type] : 0;
+    return known != 0 ? &profile->type[known - 1] : NULL;
+}
+
+static uint32_t hash_of(uint32_t type, uint32_t stack)
+{
+    uint64_t h = ((uint64_t)type << 32 | stack) * UINT64_C(0x9e3779b97f4a7c15);
+    return (uint32_t)(h >> 32);
+}
+
+static bool grow_cells(struct profile *profile)
+{
+    uint32_t room = profile->cells_room == 0 ? 128 : profile->cells_room * 2;
+    struct cell *cell = realloc(profile->cell, room * sizeof *cell);
+    if (cell == NULL)
+        return false;
+    profile->cell = cell;
+    uint32_t slots = room * 2;
+    uint32_t *fresh = calloc(slots, sizeof *fresh);
+    if (fresh == NULL)
+        return false;
+    for (uint32_t i = 0; i < profile->cells; i++) {
+        uint32_t at = hash_of(cell[i].type, cell[i].stack) & (slots - 1);
+        while (fresh[at] != 0)
+            at = (at + 1) & (slots - 1);
+        fresh[at] = i + 1;
+    }
+    free(profile->slots);
+    profile->slots = fresh;
+    profile->slot_mask = slots - 1;
+    profile->cells_room = room;
+    return true;
+}
+
+static struct cell *cell_of(struct profile *profile, uint32_t type, uint32_t stack, uint32_t most)
+{
+    if (profile->cells == profile->cells_room && !grow_cells(profile))
+        return NULL;
+    uint32_t at = hash_of(type, stack) & profile->slot_mask;
+    for (; profile->slots[at] != 0; at = (at + 1) & profile->slot_mask) {
+        struct cell *cell = &profile->cell[profile->slots[at] - 1];
+        if (cell->type == type && cell->stack == stack)
+            return cell;
+    }
+    if (profile->cells >= most)
+        return NULL;
+    struct cell *cell = &profile->cell[profile->cells++];
+    *cell = (struct cell){.type = type, .stack = stack};
+    profile->slots[at] = profile->cells;
+    return cell;
+}
+
+/* The cell to put something in: past the bound that of the type's empty stack, for which some room is kept. */
+static struct cell *cell_or_rest(struct profile *profile, uint32_t type, uint32_t stack, uint32_t samples)
+{
+    struct cell *cell = cell_of(profile, type, stack, PROFILE_CELLS_MOST);
+    if (cell == NULL) {
+        profile->folded += samples;
+        cell = cell_of(profile, type, 0, 2 * PROFILE_CELLS_MOST);
+    }
+    return cell;
+}
+
+void profile_add_sample(struct profile *profile, uint32_t type, uint32_t stack, enum sample_state state,
+                        double wall_ns, double cpu_ns, enum profile_class class, uint32_t samples)
+{
+    struct cell *cell = cell_or_rest(profile, type, stack, samples);
+    if (cell == NULL)
+        return;
+    cell->samples += samples;
+    cell->wall[state] += wall_ns;
+    cell->cpu += cpu_ns;
+    if (class == CLASS_SLOW)
+        cell->slow[state] += (float)wall_ns;
+    else if (class == CLASS_TYPICAL)
+        cell->typical += (float)wall_ns;
+}
+
+static double factor_of(const struct type_totals *totals)
+{
+    /* Ends and counts are read a moment apart: a count of 0 beside merged ends says nothing yet. */
+    return totals->weight > 0 && totals->count > 0 ? (double)totals->count / totals->weight : 1.0;
+}
+
+void profile_rescale(struct profile *profile)
+{
+    for (uint32_t i = 0; i < profile->cells; i++) {
+        struct cell *cell = &profile->cell[i];
+        const struct type_totals *totals = profile_find_type(profile, cell->type);
+        double factor = totals != NULL ? factor_of(totals) : 1.0;
+        for (int state = 0; state < SAMPLE_STATES; state++) {
+            cell->wall[state] *= factor;
+            cell->slow[state] = (float)(cell->slow[state] * factor);
+        }
+        cell->cpu *= factor;
+        cell->typical = (float)(cell->typical * factor);
+    }
+    for (uint32_t i = 0; i < profile->types; i++) {
+        struct type_totals *totals = &profile->type[i];
+        double factor = factor_of(totals);
+        totals->weight *= factor;
+        totals->latency *= factor;
+        totals->run_delay *= factor;
+        totals->run_latency *= factor;
+        totals->cpu *= factor;
+        totals->cpu_latency *= factor;
+    }
+}
+
+static int merge_type(struct profile *into, const struct type_totals *from)
+{
+    struct type_totals *totals = profile_type(into, from->type);
+    if (totals == NULL)
+        return fault(ENOMEM, "profile");
+    totals->slow += from->slow;
+    totals->typical += from->typical;
+    totals->count += from->count;
+    totals->errors += from->errors;
+    totals->profiled += from->profiled;
+    totals->latency_sum_ns += from->latency_sum_ns;
+    if (totals->latency_max_ns < from->latency_max_ns)
+        totals->latency_max_ns = from->latency_max_ns;
+    totals->ended += from->ended;
+    totals->weight += from->weight;
+    totals->latency += from->latency;
+    totals->run_delay += from->run_delay;
+    totals->run_latency += from->run_latency;
+    totals->cpu += from->cpu;
+    totals->cpu_latency += from->cpu_latency;
+    return histogram_merge(&totals->histogram, &from->histogram);
+}
+
+int profile_merge(struct profile *into, const struct profile *from)
+{
+    int rc = 0;
+    for (uint32_t i = 0; i < from->types && rc == 0; i++)
+        rc = merge_type(into, &from->type[i]);
+    for (uint32_t i = 0; i < from->cells && rc == 0; i++) {
+        const struct cell *cell = &from->cell[i];
+        struct cell *sum = cell_or_rest(into, cell->type, cell->stack, cell->samples);
+        if (sum == NULL)
+            return fault(ENOMEM, "profile");
+        sum->samples += cell->samples;
+        sum->typical += cell->typical;
+        sum->cpu += cell->cpu;
+        for (int state = 0; state < SAMPLE_STATES; state++) {
+            sum->wall[state] += cell->wall[state];
+            sum->slow[state] += cell->slow[state];
+        }
+    }
+    into->folded += from->folded;
+    return rc;
+}

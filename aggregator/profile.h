@@ -1,0 +1,95 @@
+/*
+ * Profile: what a pool did in some time: exact totals of each action type, and its sampled time by stack.
+ *
+ * Pure data: no clock, no I/O. One thread builds a profile; once it is published nobody changes it.
+ *
+ * Weights. A profiled action stands for w = 1 / p actions, p its admission probability (Horvitz-Thompson). As the
+ * number N of all ended actions is known exactly, profile_rescale multiplies what a type's profiled actions
+ * left by N / sum(w) (ratio estimator) before profiles of different times are added up. A type whose actions
+ * ended unprofiled keeps its exact totals; its time by line is then unknown in that window.
+ */
+#ifndef AGGREGATOR_PROFILE_H
+#define AGGREGATOR_PROFILE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "aggregator/histogram.h"
+#include "shm/record.h"
+
+enum {
+    PROFILE_CELLS_MOST = 16384, /* (type, stack) pairs a profile; past it: the type's empty stack */
+};
+
+/** What became of a profiled action when it is set beside the others of its type. */
+enum profile_class {
+    CLASS_NONE,
+    CLASS_TYPICAL, /* no longer than the median */
+    CLASS_SLOW,    /* at least the 95th percentile */
+};
+
+/** Time seen at one stack in actions of one type: self values, weighted, in ns. */
+struct cell {
+    uint32_t type, stack;
+    uint32_t samples; /* as taken */
+    float typical;    /* wall time in typical actions */
+    double wall[SAMPLE_STATES];
+    double cpu;
+    float slow[SAMPLE_STATES]; /* wall time in slow actions */
+};
+
+struct type_totals {
+    uint32_t type;
+    uint32_t slow, typical; /* profiled actions of each class */
+    uint32_t pad;
+    /* exact, of every ended action */
+    uint64_t count, errors, profiled, latency_sum_ns, latency_max_ns;
+    struct histogram histogram;
+    /* of the profiled actions whose end was merged, weighted */
+    uint64_t ended; /* their number, unweighted */
+    double weight;
+    double latency;                /* ns */
+    double run_delay, run_latency; /* ns; of those where the run delay was measured */
+    double cpu, cpu_latency;       /* ns; of those where the CPU time was measured */
+};
+
+struct profile {
+    struct type_totals *type;
+    uint32_t types, types_room;
+    uint32_t *type_index; /* by type id: index + 1 */
+    uint32_t type_index_room;
+    struct cell *cell;
+    uint32_t cells, cells_room;
+    uint32_t *slots; /* open addressing: cell + 1 */
+    uint32_t slot_mask;
+    uint64_t folded; /* samples that found no cell of their own */
+};
+
+void profile_close(struct profile *profile);
+
+/** The totals of a type, added if need be. NULL without memory. Valid until the next call. */
+struct type_totals *profile_type(struct profile *profile, uint32_t type);
+
+/** The same, NULL if it is not there. */
+const struct type_totals *profile_find_type(const struct profile *profile, uint32_t type);
+
+/** Add `samples` samples of one stack. */
+void profile_add_sample(struct profile *profile, uint32_t type, uint32_t stack, enum sample_state state,
+                        double wall_ns, double cpu_ns, enum profile_class class, uint32_t samples);
+
+/** Scale each type's sampled part to its exact count of ended actions. Once, when the profile is complete. */
+void profile_rescale(struct profile *profile);
+
+/** Add a rescaled profile to another. 0 or -ENOMEM. */
+int profile_merge(struct profile *into, const struct profile *from);
+
+/** Nothing in it? */
+static inline bool profile_empty(const struct profile *profile)
+{
+    return profile->types == 0 && profile->cells == 0;
+}
+
+/** Start afresh, keeping the memory. */
+void profile_clear(struct profile *profile);
+
+#endif

@@ -1,0 +1,291 @@
+/* Reading requests/: see requests.h. */
+#include "aggregator/requests.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "aggregator/destination/destination.h"
+#include "aggregator/log.h"
+#include "shm/directory.h"
+#include "shm/fault.h"
+#include "shm/rates.h"
+
+static const struct budget_asked defaults = {
+    .max_overhead = 0.02,
+    .interval_ns = 10000000,
+    .granularity = GRANULARITY_LINE,
+    .cap = 10,
+};
+
+static const char *text_of(const json_t *json, const char *key)
+{
+    return json_string_value(json_object_get(json, key));
+}
+
+static bool flag_of(const json_t *json, const char *key, bool otherwise)
+{
+    const json_t *value = json_object_get(json, key);
+    return json_is_boolean(value) ? json_boolean_value(value) : otherwise;
+}
+
+int request_parse_limits(const json_t *json, struct request *request)
+{
+    struct budget_asked *limits = &request->limits;
+    *limits = defaults;
+    const json_t *value = json_object_get(json, "max_overhead");
+    if (json_is_number(value))
+        limits->max_overhead = json_number_value(value);
+    if (!(limits->max_overhead > 0 && limits->max_overhead <= 1))
+        return fault(EINVAL, "max_overhead must be above 0 and at most 1");
+    value = json_object_get(json, "time_granularity");
+    double interval = json_is_number(value) ? json_number_value(value) : 0.01;
+    if (!(interval >= 0.0001 && interval <= 10))
+        return fault(EINVAL, "time_granularity must be from 0.0001 to 10 s");
+    limits->interval_ns = (uint64_t)(interval * 1e9);
+    value = json_object_get(json, "max_actions_per_run");
+    json_int_t cap = json_is_integer(value) ? json_integer_value(value) : defaults.cap;
+    if (cap < 0 || cap > 1000000000)
+        return fault(EINVAL, "max_actions_per_run must be 0 or more");
+    limits->cap = (uint32_t)cap;
+    const char *granularity = text_of(json, "code_granularity");
+    if (granularity != NULL && strcmp(granularity, "file") == 0)
+        limits->granularity = GRANULARITY_FILE;
+    else if (granularity != NULL && strcmp(granularity, "method") == 0)
+        limits->granularity = GRANULARITY_METHOD;
+    else if (granularity != NULL && strcmp(granularity, "line") != 0)
+        return fault(EINVAL, "code_granularity must be file, method or line");
+    const char *scope = text_of(json, "scope");
+    request->process_scope = scope != NULL && strcmp(scope, "process") == 0;
+    request->kind = REQUEST_LIMITS;
+    return 0;
+}
+
+static int add_destination(const json_t *json, const char *kind, uid_t uid, const char *source,
+                           const struct config *config, struct request *request)
+{
+    const char *form = text_of(json, "form");
+    if (form != NULL && strcmp(form, "classic") != 0)
+        return fault(EINVAL, "form '%s' is not known here; 'classic' is", form);
+    struct destination_spec spec = {
+        .kind = strcmp(kind, "file") == 0 ? DESTINATION_FILE : DESTINATION_REST,
+        .form = DESTINATION_CLASSIC,
+        .profiles = flag_of(json, "profiles", false),
+        .pool = source,
+        .path = text_of(json, "path"),
+        .flush = flag_of(json, "flush", true),
+        .no_links = uid != geteuid(),
+        .url = text_of(json, "url"),
+        .timeout_s = json_is_number(json_object_get(json, "timeout"))
+                         ? json_number_value(json_object_get(json, "timeout"))
+                         : 5.0,
+        .ca_pem = text_of(json, "ca_pem"),
+        .verify = flag_of(json, "verify", true),
+        .check_hostname = flag_of(json, "check_hostname", true),
+        .certfile = text_of(json, "certfile"),
+        .keyfile = text_of(json, "keyfile"),
+    };
+    bool file = spec.kind == DESTINATION_FILE;
+    if ((file ? spec.path : spec.url) == NULL)
+        return fault(EINVAL, "names no %s", file ? "path" : "url");
+    /* Another uid must not use our rights: neither to write where it may not, nor to reach what it cannot. */
+    if (uid != geteuid()) {
+        if (file ? !config_allows_path(config, spec.path) : !config_allows_url(config, spec.url))
+            return fault(EPERM, "%s of uid %lu is not under %s", file ? spec.path : spec.url,
+                         (unsigned long)uid, file ? "allow_paths" : "allow_hosts");
+        spec.certfile = spec.keyfile = NULL;
+    }
+    int id = destination_add(&spec);
+    if (id < 0)
+        return id;
+    request->kind = REQUEST_DESTINATION;
+    request->destination = id;
+    request->profiles = spec.profiles;
+    return 0;
+}
+
+static int load(const char *path, uid_t uid, json_t **json)
+{
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    struct stat st;
+    if (fd < 0)
+        return fault(errno, "cannot open it");
+    int rc = 0;
+    char *text = NULL;
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_uid != uid || (st.st_mode & 022) != 0)
+        rc = fault(EPERM, "it is not a plain file of uid %lu alone", (unsigned long)uid);
+    else if (st.st_size > REQUEST_BYTES_MOST)
+        rc = fault(EFBIG, "it is %lld bytes long", (long long)st.st_size);
+    else if ((text = malloc((size_t)st.st_size + 1)) == NULL)
+        rc = fault(ENOMEM, "reading it");
+    else if (pread(fd, text, (size_t)st.st_size, 0) != st.st_size)
+        rc = fault(EIO, "cannot read it");
+    close(fd);
+    json_error_t error;
+    if (rc == 0 && (*json = json_loadb(text, (size_t)st.st_size, JSON_REJECT_DUPLICATES, &error)) == NULL)
+        rc = fault(EINVAL, "%s", error.text);
+    free(text);
+    return rc;
+}
+
+static int read_one(struct request *request, const char *path, uid_t uid, const char *source,
+                    const struct config *config)
+{
+    json_t *json;
+    int rc = load(path, uid, &json);
+    if (rc != 0)
+        return rc;
+    const char *kind = text_of(json, "kind");
+    if (kind != NULL && strcmp(kind, "limits") == 0)
+        rc = request_parse_limits(json, request);
+    else if (kind != NULL && (strcmp(kind, "file") == 0 || strcmp(kind, "rest") == 0))
+        rc = add_destination(json, kind, uid, source, config, request);
+    else
+        rc = fault(EINVAL, "its kind is not known");
+    json_decref(json);
+    return rc;
+}
+
+static struct request *find(struct requests *requests, const char *name)
+{
+    for (unsigned i = 0; i < requests->count; i++)
+        if (strcmp(requests->request[i].name, name) == 0)
+            return &requests->request[i];
+    return NULL;
+}
+
+/* Two files may differ in bytes and still name the same destination. */
+static bool used_by_another(const struct requests *requests, const struct request *gone)
+{
+    for (unsigned i = 0; i < requests->count; i++)
+        if (&requests->request[i] != gone && requests->request[i].kind == REQUEST_DESTINATION &&
+            requests->request[i].destination == gone->destination)
+            return true;
+    return false;
+}
+
+static bool drop_gone(struct requests *requests)
+{
+    bool changed = false;
+    for (unsigned i = 0; i < requests->count;) {
+        struct request *request = &requests->request[i];
+        if (request->there) {
+            i++;
+            continue;
+        }
+        if (request->kind == REQUEST_DESTINATION && !used_by_another(requests, request))
+            destination_remove(request->destination);
+        *request = requests->request[--requests->count];
+        changed = true;
+    }
+    return changed;
+}
+
+static bool add_new(struct requests *requests, const char *folder, const char *name, uid_t uid,
+                    const char *source, const struct config *config)
+{
+    char path[DIRECTORY_PATH_MAX];
+    if (requests->count == REQUESTS_MOST || strlen(name) >= REQUEST_NAME_MOST ||
+        directory_join(path, folder, name) != 0)
+        return false;
+    struct request *request = &requests->request[requests->count++];
+    memset(request, 0, sizeof *request);
+    strcpy(request->name, name);
+    request->there = true;
+    if (read_one(request, path, uid, source, config) != 0) {
+        request->kind = REQUEST_REFUSED;
+        log_line("request %s is refused: %s", path, fault_text());
+    }
+    return true;
+}
+
+static void count_up(struct requests *requests)
+{
+    const struct request *first = NULL;
+    requests->destinations = 0;
+    requests->differ = false;
+    for (unsigned i = 0; i < requests->count; i++) {
+        const struct request *request = &requests->request[i];
+        requests->destinations += request->kind == REQUEST_DESTINATION;
+        if (request->kind != REQUEST_LIMITS)
+            continue;
+        if (first == NULL)
+            first = request;
+        else if (first->limits.max_overhead != request->limits.max_overhead ||
+                 first->limits.interval_ns != request->limits.interval_ns ||
+                 first->limits.granularity != request->limits.granularity ||
+                 first->limits.cap != request->limits.cap || first->process_scope != request->process_scope)
+            requests->differ = true;
+    }
+}
+
+bool requests_scan(struct requests *requests, const char *folder, uid_t uid, const char *source,
+                   const struct config *config)
+{
+    DIR *directory = opendir(folder);
+    if (directory == NULL)
+        return false;
+    bool changed = false;
+    for (unsigned i = 0; i < requests->count; i++)
+        requests->request[i].there = false;
+    for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
+        size_t length = strlen(entry->d_name);
+        if (entry->d_name[0] == '.' || length < 6 || strcmp(entry->d_name + length - 5, ".json") != 0)
+            continue;
+        struct request *known = find(requests, entry->d_name);
+        if (known != NULL)
+            known->there = true;
+        else
+            changed |= add_new(requests, folder, entry->d_name, uid, source, config);
+    }
+    closedir(directory);
+    changed |= drop_gone(requests);
+    if (changed)
+        count_up(requests);
+    return changed;
+}
+
+struct budget_asked requests_limits(const struct requests *requests, const struct config *config,
+                                    bool *process_scope)
+{
+    struct budget_asked sum = defaults;
+    bool any = false;
+    *process_scope = false;
+    for (unsigned i = 0; i < requests->count; i++) {
+        const struct request *request = &requests->request[i];
+        const struct budget_asked *asked = &request->limits;
+        if (request->kind != REQUEST_LIMITS)
+            continue;
+        if (!any) {
+            sum = *asked;
+            *process_scope = request->process_scope;
+            any = true;
+            continue;
+        }
+        if (asked->max_overhead < sum.max_overhead)
+            sum.max_overhead = asked->max_overhead;
+        if (asked->interval_ns > sum.interval_ns)
+            sum.interval_ns = asked->interval_ns;
+        if (asked->granularity < sum.granularity)
+            sum.granularity = asked->granularity;
+        if (asked->cap != 0 && (sum.cap == 0 || asked->cap < sum.cap))
+            sum.cap = asked->cap;
+        *process_scope = *process_scope && request->process_scope;
+    }
+    if (config->max_overhead > 0 && config->max_overhead < sum.max_overhead)
+        sum.max_overhead = config->max_overhead;
+    if (config->max_actions_per_run != 0 && (sum.cap == 0 || config->max_actions_per_run < sum.cap))
+        sum.cap = config->max_actions_per_run;
+    return sum;
+}
+
+void requests_close(struct requests *requests)
+{
+    for (unsigned i = 0; i < requests->count; i++)
+        requests->request[i].there = false;
+    drop_gone(requests);
+}

@@ -1,0 +1,62 @@
+/*
+ * Requests: what the applications of a pool ask for, read from the files in its requests/ folder.
+ *
+ * A file's name is the hash of its content, so a name that was read once need not be read again. Where requests
+ * differ, the lowest caps and the coarser detail win. Unknown or unsafe files are told of once and left alone.
+ */
+#ifndef AGGREGATOR_REQUESTS_H
+#define AGGREGATOR_REQUESTS_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "aggregator/budget.h"
+#include "aggregator/config.h"
+
+enum {
+    REQUESTS_MOST = 256, /* a pool */
+    REQUEST_BYTES_MOST = 256 << 10,
+    REQUEST_NAME_MOST = 64,
+};
+
+enum request_kind {
+    REQUEST_REFUSED,
+    REQUEST_LIMITS,
+    REQUEST_DESTINATION,
+};
+
+struct request {
+    char name[REQUEST_NAME_MOST];
+    enum request_kind kind;
+    struct budget_asked limits; /* REQUEST_LIMITS */
+    bool process_scope;
+    int destination;   /* REQUEST_DESTINATION: its id */
+    bool profiles;     /* it also takes merged profiles and status */
+    bool there;        /* seen in the folder at this scan */
+};
+
+struct requests {
+    struct request request[REQUESTS_MOST];
+    unsigned count, destinations;
+    bool differ; /* limits that differ were asked for */
+};
+
+/**
+ * Look at `folder` again: read what is new, take back what has gone. Only files owned by `uid` count. Returns
+ * true if anything changed. `source` names the pool in the log and to destinations.
+ */
+bool requests_scan(struct requests *requests, const char *folder, uid_t uid, const char *source,
+                   const struct config *config);
+
+/** What is asked for all in all, lowered by the configuration; `process_scope`: also outside actions. */
+struct budget_asked requests_limits(const struct requests *requests, const struct config *config,
+                                    bool *process_scope);
+
+/** Read one request's text. `request->kind` tells what it is. 0, or -EINVAL with fault_text(). Exposed for tests. */
+int request_parse_limits(const json_t *json, struct request *request);
+
+/** Take all destinations back. */
+void requests_close(struct requests *requests);
+
+#endif
