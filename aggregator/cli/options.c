@@ -1,0 +1,119 @@
+/* Values of options, and what to say when they are wrong: see cli.h. */
+#include "aggregator/cli/cli.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void complain(const char *format, ...)
+{
+    char line[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    fprintf(stderr, "profilomatic: %s\n", line); /* one write: the application's own lines may come between */
+}
+
+int usage_error(const char *verb)
+{
+    fprintf(stderr, "try: profilomatic %s%s--help\n", verb, *verb == '\0' ? "" : " ");
+    return CLI_USAGE;
+}
+
+static unsigned least(unsigned a, unsigned b, unsigned c)
+{
+    return a < b ? (a < c ? a : c) : (b < c ? b : c);
+}
+
+/* Edits (Levenshtein) from `a` to `b`, both at most 31 bytes; one row of the table at a time. */
+static unsigned distance(const char *a, const char *b)
+{
+    unsigned row[32], columns = (unsigned)strlen(b);
+    for (unsigned j = 0; j <= columns; j++)
+        row[j] = j;
+    for (unsigned i = 1; a[i - 1] != '\0'; i++) {
+        unsigned diagonal = row[0];
+        row[0] = i;
+        for (unsigned j = 1; j <= columns; j++) {
+            unsigned above = row[j];
+            row[j] = least(above + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1]));
+            diagonal = above;
+        }
+    }
+    return row[columns];
+}
+
+const char *nearest_name(const char *word, const char *const *names)
+{
+    const char *best = NULL;
+    unsigned least_edits = 4;
+    if (strlen(word) > 31)
+        return NULL;
+    for (; *names != NULL; names++) {
+        unsigned edits = distance(word, *names);
+        if (edits < least_edits && edits < strlen(*names)) {
+            least_edits = edits;
+            best = *names;
+        }
+    }
+    return best;
+}
+
+bool parse_ratio(const char *option, const char *text, double *out)
+{
+    char *end;
+    errno = 0;
+    double value = strtod(text, &end);
+    if (*end == '%') {
+        value /= 100;
+        end++;
+    }
+    if (end == text || *end != '\0' || errno != 0 || !(value > 0 && value <= 1)) {
+        complain("%s: \"%s\" is no share; give a number like 0.02 or 2%%", option, text);
+        return false;
+    }
+    *out = value;
+    return true;
+}
+
+bool parse_seconds(const char *option, const char *text, double *out)
+{
+    char *end;
+    errno = 0;
+    double value = strtod(text, &end);
+    if (end == text || *end != '\0' || errno != 0 || !isfinite(value) || value <= 0) {
+        complain("%s: \"%s\" is no time; give seconds, more than 0", option, text);
+        return false;
+    }
+    *out = value;
+    return true;
+}
+
+bool parse_count(const char *option, const char *text, uint32_t *out)
+{
+    char *end;
+    errno = 0;
+    unsigned long value = strtoul(text, &end, 10);
+    if (end == text || *end != '\0' || *text == '-' || errno != 0 || value > UINT32_MAX) {
+        complain("%s: \"%s\" is no whole number from 0 on", option, text);
+        return false;
+    }
+    *out = (uint32_t)value;
+    return true;
+}
+
+bool parse_choice(const char *option, const char *text, const char *const *names)
+{
+    char list[256] = "";
+    for (const char *const *name = names; *name != NULL; name++) {
+        if (strcmp(text, *name) == 0)
+            return true;
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", name == names ? "" : ", ", *name);
+    }
+    complain("%s: \"%s\" is not one of: %s", option, text, list);
+    return false;
+}

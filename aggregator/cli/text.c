@@ -1,0 +1,289 @@
+/* Reports for people: see text.h. */
+#include "aggregator/cli/text.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <string.h>
+
+enum {
+    BAR = 20, /* characters of a full bar */
+    SHOWN = 32,
+};
+
+/* A number under `key`; NAN where there is none. */
+static double number(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
+static double number_or_zero(const json_t *object, const char *key)
+{
+    double value = number(object, key);
+    return isnan(value) ? 0 : value;
+}
+
+static const char *text(const json_t *object, const char *key)
+{
+    const char *value = json_string_value(json_object_get(object, key));
+    return value == NULL ? "" : value;
+}
+
+/* Names come from applications: no escape sequence of theirs reaches a terminal. */
+static void print_name(FILE *out, const char *name)
+{
+    for (; *name != '\0'; name++)
+        putc(iscntrl((unsigned char)*name) ? '?' : *name, out);
+}
+
+/* "210 ms": three digits and a unit. */
+static const char *show_time(double seconds, char shown[SHOWN])
+{
+    static const struct {
+        double from, scale;
+        const char *unit;
+    } units[] = {{1, 1, "s"}, {1e-3, 1e3, "ms"}, {0, 1e6, "us"}};
+    unsigned u = 0;
+    if (isnan(seconds))
+        return strcpy(shown, "-");
+    while (u < 2 && seconds < units[u].from * 0.9995)
+        u++;
+    double value = seconds * units[u].scale;
+    int decimals = value >= 99.95 || value == 0 ? 0 : value >= 9.995 ? 1 : 2;
+    snprintf(shown, SHOWN, "%.*f %s", decimals, value, units[u].unit);
+    return shown;
+}
+
+static const char *show_percent(double ratio, char shown[SHOWN])
+{
+    if (isnan(ratio))
+        return strcpy(shown, "-");
+    snprintf(shown, SHOWN, "%.*f %%", ratio < 0.0995 ? 2 : 1, ratio * 100);
+    return shown;
+}
+
+static void print_overhead(FILE *out, const json_t *overhead)
+{
+    char a[SHOWN], b[SHOWN], c[SHOWN], d[SHOWN], e[SHOWN], f[SHOWN];
+    double ratio = number(overhead, "ratio"), budget = number(overhead, "budget");
+    fprintf(out,
+            "overhead %s of the workers' CPU, budget %s%s: sampler %s, hooks %s, aggregator %s; workers %s\n",
+            show_percent(ratio, a), show_percent(budget, b), ratio > budget ? " (exceeded)" : "",
+            show_time(number(overhead, "sampler_cpu"), c), show_time(number(overhead, "hook_cpu"), d),
+            show_time(number(overhead, "aggregator_cpu"), e), show_time(number(overhead, "worker_cpu"), f));
+}
+
+static void print_head(FILE *out, const json_t *report)
+{
+    char a[SHOWN];
+    const json_t *window = json_object_get(report, "window"),
+                 *cycle = json_object_get(report, "actions_per_cycle");
+    fprintf(out, "profilomatic report: ");
+    print_name(out, text(report, "source"));
+    fprintf(out, ", %s from ", show_time(number(window, "seconds"), a));
+    print_name(out, text(window, "start"));
+    fprintf(out, ", %.0f worker%s\n", number_or_zero(report, "workers"),
+            number_or_zero(report, "workers") == 1 ? "" : "s");
+    print_overhead(out, json_object_get(report, "overhead"));
+    fprintf(out, "profiled %.0f actions, shed %.0f", number_or_zero(cycle, "admitted"),
+            number_or_zero(cycle, "shed"));
+    if (number_or_zero(cycle, "cap") > 0)
+        fprintf(out, "; at most %.0f in a cycle of %s, cap %.0f", number_or_zero(cycle, "max_in_a_cycle"),
+                show_time(number(cycle, "cycle_seconds"), a), number(cycle, "cap"));
+    fprintf(out, "; %.0f samples, %.0f records dropped\n", number_or_zero(report, "samples"),
+            number_or_zero(report, "dropped"));
+    if (number_or_zero(report, "quarantined") > 0)
+        fprintf(out, "%.0f damaged segment(s) set aside\n", number(report, "quarantined"));
+}
+
+static void print_notes(FILE *out, const json_t *object)
+{
+    size_t i;
+    json_t *note;
+    json_array_foreach(json_object_get(object, "notes"), i, note)
+    {
+        if (json_is_string(note)) {
+            fprintf(out, "note: ");
+            print_name(out, json_string_value(note));
+            putc('\n', out);
+        }
+    }
+}
+
+/* "blocked 70.5 %, cpu 21.5 %": largest first. */
+static void print_states(FILE *out, const json_t *action)
+{
+    struct state {
+        const char *name;
+        double share;
+    } states[] = {{"cpu", 0}, {"native", 0}, {"gil_wait", 0}, {"blocked", 0}, {"runnable", 0}};
+    char shown[SHOWN];
+    double wall = number_or_zero(action, "wall");
+    unsigned known = 0;
+    for (unsigned i = 0; i < 5; i++) {
+        double seconds = number(action, states[i].name);
+        if (isnan(seconds))
+            continue;
+        struct state state = {states[i].name, wall > 0 ? seconds / wall : 0};
+        unsigned at = known++;
+        for (; at > 0 && states[at - 1].share < state.share; at--)
+            states[at] = states[at - 1];
+        states[at] = state;
+    }
+    if (known == 0)
+        fprintf(out, "where it went is not known: none was profiled");
+    for (unsigned i = 0; i < known; i++)
+        fprintf(out, "%s%s %s", i == 0 ? "" : ", ", states[i].name, show_percent(states[i].share, shown));
+}
+
+static void print_bar(FILE *out, double share)
+{
+    int full = isnan(share) || share < 0 ? 0 : share > 1 ? BAR : (int)(share * BAR + 0.5);
+    for (int i = 0; i < BAR; i++)
+        putc(i < full ? '#' : '.', out);
+}
+
+static void print_hot(FILE *out, const json_t *hot)
+{
+    char a[SHOWN], b[SHOWN];
+    size_t i;
+    json_t *row;
+    json_array_foreach(hot, i, row)
+    {
+        fprintf(out, "    ");
+        print_bar(out, number(row, "share"));
+        fprintf(out, " %7s %8s  %-8s  ", show_percent(number(row, "share"), a),
+                show_time(number(row, "self_time"), b), text(row, "state"));
+        print_name(out, text(row, "instruction"));
+        putc('\n', out);
+    }
+}
+
+static void print_slow_because(FILE *out, const json_t *rows)
+{
+    char a[SHOWN], b[SHOWN];
+    size_t i;
+    json_t *row;
+    if (json_array_size(rows) != 0)
+        fprintf(out, "  the slowest (from p95 up) differ from the typical (up to p50) by\n");
+    json_array_foreach(rows, i, row)
+    {
+        fprintf(out, "    %7s of their time, typically %7s  %-8s  ",
+                show_percent(number(row, "share_slow"), a), show_percent(number(row, "share_typical"), b),
+                text(row, "state"));
+        print_name(out, text(row, "instruction"));
+        putc('\n', out);
+    }
+}
+
+static void print_action(FILE *out, const json_t *action)
+{
+    char shown[5][SHOWN];
+    const json_t *latency = json_object_get(action, "latency");
+    double errors = number_or_zero(action, "errors");
+    putc('\n', out);
+    print_name(out, text(action, "action_type"));
+    fprintf(out, "\n  %.0f ended, %.0f with an error, %.0f profiled\n", number_or_zero(action, "count"),
+            errors, number_or_zero(action, "profiled"));
+    fprintf(out, "  p50 %s, p90 %s, p99 %s, max %s, mean %s\n", show_time(number(latency, "p50"), shown[0]),
+            show_time(number(latency, "p90"), shown[1]), show_time(number(latency, "p99"), shown[2]),
+            show_time(number(latency, "max"), shown[3]), show_time(number(latency, "mean"), shown[4]));
+    fprintf(out, "  %s in all: ", show_time(number(action, "wall"), shown[0]));
+    print_states(out, action);
+    putc('\n', out);
+    print_hot(out, json_object_get(action, "hot"));
+    print_slow_because(out, json_object_get(action, "slow_because"));
+}
+
+void text_report(FILE *out, const json_t *report, size_t most)
+{
+    const json_t *actions = json_object_get(report, "actions");
+    size_t i, count = json_array_size(actions);
+    json_t *action;
+    double wall_rest = 0;
+    char shown[SHOWN];
+    print_head(out, report);
+    print_notes(out, report);
+    json_array_foreach(actions, i, action)
+    {
+        if (i < most)
+            print_action(out, action);
+        else
+            wall_rest += number_or_zero(action, "wall");
+    }
+    if (count > most)
+        fprintf(out, "\n%zu more action types with %s in all; --action NAME shows one\n", count - most,
+                show_time(wall_rest, shown));
+}
+
+static void print_limits(FILE *out, const json_t *limits)
+{
+    char a[SHOWN], b[SHOWN];
+    if (!json_is_object(limits))
+        return;
+    fprintf(out, "  samples each %s, by %s", show_time(number(limits, "interval"), a),
+            text(limits, "granularity"));
+    if (number_or_zero(limits, "cap") > 0)
+        fprintf(out, ", at most %.0f new profiled actions a cycle", number(limits, "cap"));
+    fprintf(out, ", budget %s%s%s\n", show_percent(number(limits, "max_overhead"), b),
+            json_is_true(json_object_get(limits, "paused")) ? "; PAUSED: the budget is spent" : "",
+            json_is_true(json_object_get(limits, "passthrough")) ? "; hooks switched off: the budget is spent"
+                                                                 : "");
+}
+
+static void print_destination(FILE *out, const json_t *destination)
+{
+    const char *error = text(destination, "last_error");
+    fprintf(out, "  %s ", text(destination, "kind"));
+    print_name(out, text(destination, "target"));
+    fprintf(out, ": %.0f delivered, %.0f failed, %.0f dropped%s", number_or_zero(destination, "delivered"),
+            number_or_zero(destination, "failed"), number_or_zero(destination, "dropped"),
+            *error == '\0' ? "" : "; last error: ");
+    print_name(out, error);
+    putc('\n', out);
+}
+
+static void print_pool(FILE *out, const json_t *pool)
+{
+    char a[SHOWN];
+    size_t i;
+    json_t *one;
+    const json_t *workers = json_object_get(pool, "workers");
+    putc('\n', out);
+    print_name(out, text(pool, "source"));
+    fprintf(out, " (uid %.0f): %zu worker%s, %.0f records dropped, %.0f damaged segment(s)\n  ",
+            number_or_zero(pool, "uid"), json_array_size(workers), json_array_size(workers) == 1 ? "" : "s",
+            number_or_zero(pool, "dropped"), number_or_zero(pool, "quarantined"));
+    print_overhead(out, json_object_get(pool, "overhead"));
+    print_limits(out, json_object_get(pool, "limits"));
+    json_array_foreach(workers, i, one)
+    {
+        fprintf(out, "  worker %.0f: Python ", number_or_zero(one, "pid"));
+        print_name(out, text(one, "python"));
+        fprintf(out, ", attached for %s, %.0f samples, %.0f records dropped\n",
+                show_time(number(one, "attached_seconds"), a), number_or_zero(one, "samples"),
+                number_or_zero(one, "dropped"));
+    }
+    json_array_foreach(json_object_get(pool, "destinations"), i, one)
+    {
+        print_destination(out, one);
+    }
+    print_notes(out, pool);
+}
+
+void text_status(FILE *out, const json_t *status)
+{
+    char shown[SHOWN];
+    size_t i;
+    json_t *pool;
+    const json_t *aggregator = json_object_get(status, "aggregator"),
+                 *pools = json_object_get(status, "pools");
+    fprintf(out, "aggregator %s: process %.0f, up %s\n", text(aggregator, "version"),
+            number_or_zero(aggregator, "pid"), show_time(number(aggregator, "uptime_seconds"), shown));
+    if (json_array_size(pools) == 0)
+        fprintf(out, "no worker has attached\n");
+    json_array_foreach(pools, i, pool)
+    {
+        print_pool(out, pool);
+    }
+}
