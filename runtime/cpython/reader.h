@@ -1,15 +1,16 @@
 /*
  * Reader: one stack of one thread, read without the GIL.
  *
- * One reader per CPython minor (reader_3_11.c …), chosen when the extension is compiled; this header is all that the
- * rest of the runtime knows of CPython's structures, together with code.h. No function here but
+ * One reader per CPython minor (reader_3_11.c …), chosen when the extension is compiled; this header is all
+ * that the rest of the runtime knows of CPython's structures, together with code.h. No function here but
  * reader_check, reader_note_thread and codes_watch may touch the interpreter's API.
  *
- * What makes a stack believable (SAMPLING in docs/architecture.md): the leaf pointer is gathered first and the used
- * part of the data stack right behind it in one contiguous piece, in one system call; then every frame must name
- * a known code object with its instruction inside it, each frame that lies on the data stack must begin where its
- * caller's frame ends, and the walk must reach the thread's base frame. What fails is gathered again, at most 3
- * times; then the valid root side is kept and flagged. A stack is never rejected because its leaf moved.
+ * What makes a stack believable (SAMPLING in docs/architecture.md): the leaf pointer is gathered first and
+ * the used part of the data stack right behind it in one contiguous piece, in one system call; then every
+ * frame must name a known code object with its instruction inside it, each frame that lies on the data stack
+ * must begin where its caller's frame ends, and the walk must reach the thread's base frame. What fails is
+ * gathered again, at most 3 times; then the valid root side is kept and flagged. A stack is never rejected
+ * because its leaf moved.
  */
 #ifndef RUNTIME_CPYTHON_READER_H
 #define RUNTIME_CPYTHON_READER_H
@@ -21,26 +22,35 @@
 #include "runtime/cpython/copy.h"
 
 enum {
-    STACK_FRAMES = 1024,     /* deepest stack that is kept whole; beyond, the root side is cut and flagged */
-    READER_CHUNKS = 24,      /* chunks of a data stack that are gathered */
-    READER_OFF_CHUNK = 36,   /* frames outside the data stack (generators, C-entry shims) that are gathered */
+    STACK_FRAMES = 1024,   /* deepest stack that is kept whole; beyond, the root side is cut and flagged */
+    READER_CHUNKS = 24,    /* chunks of a data stack that are gathered */
+    READER_OFF_CHUNK = 36, /* frames outside the data stack (generators, C-entry shims) that are gathered */
+    READER_CFRAMES = 4,    /* C frames that may point to the leaf (3.11 and 3.12) */
 };
 
 /** A thread as its own hook noted it, with the GIL. Plain data; may be copied. */
 struct reader_thread {
     uintptr_t tstate;
-    uint64_t tstate_id; /* unique in its interpreter: a reused tstate has another */
-    int32_t tid;        /* native thread id */
+    uint64_t tstate_id;        /* unique in its interpreter: a reused tstate has another */
+    uint64_t tstate_native_id; /* what its tstate says; the parent's after a fork that Python does not know of
+                                  (uWSGI) */
+    int32_t tid;               /* native thread id */
     uintptr_t interpreter;
 };
 
-/** What the sampler remembers of a thread between samples: where its stack will probably be. Zeroed at first. */
+/** What the sampler remembers of a thread between samples: where its stack will probably be. Zeroed at first.
+ */
 struct reader_prediction {
     int chunks;
-    uintptr_t chunk[READER_CHUNKS]; /* root first */
-    uint32_t chunk_used[READER_CHUNKS];
+    bool cut;                           /* there are older chunks than the first one here */
+    uintptr_t chunk[READER_CHUNKS];     /* root first */
+    uint32_t chunk_used[READER_CHUNKS]; /* bytes from its start */
     int frames;
     uintptr_t frame[READER_OFF_CHUNK];
+    uint8_t frame_idle[READER_OFF_CHUNK]; /* reads since it was last part of a stack */
+    int cframes;
+    uintptr_t cframe[READER_CFRAMES];
+    uint8_t cframe_idle[READER_CFRAMES];
 };
 
 struct stack_frame {
@@ -56,21 +66,21 @@ enum stack_flags {
 struct stack {
     uint32_t count;
     uint32_t flags;
-    uint32_t retries;                        /* gathers that had to be repeated */
+    uint32_t retries;                       /* gathers that had to be repeated */
     struct stack_frame frame[STACK_FRAMES]; /* leaf first; internal frames are left out */
 };
 
 /** What else the gather tells. */
 struct reader_facts {
-    bool holds_gil;       /* this thread held the GIL */
-    bool gil_is_held;     /* somebody held it */
+    bool holds_gil;   /* this thread held the GIL */
+    bool gil_is_held; /* somebody held it */
 };
 
 /**
- * Check at start-up that this interpreter is what the extension was built for: exact minor, _Py_DebugOffsets where
- * they exist, not free-threaded, and our walk of the calling thread's own stack against the C API's (file,
- * name, line of every frame), also through a generator. GIL held; calls Python. 0, or -ENOTSUP/-EPROTO with
- * fault_text() that says what differs.
+ * Check at start-up that this interpreter is what the extension was built for: exact minor, _Py_DebugOffsets
+ * where they exist, not free-threaded, and our walk of the calling thread's own stack against the C API's
+ * (file, name, line of every frame), also through a generator. GIL held; calls Python. 0, or -ENOTSUP/-EPROTO
+ * with fault_text() that says what differs.
  */
 int reader_check(void);
 
@@ -81,23 +91,24 @@ void reader_note_thread(struct reader_thread *out);
 bool reader_finalizing(void);
 
 /**
- * Read the stack of `thread` into `out`. Returns true if anything is valid (out->count > 0, with flags), false if
- * the thread has gone or nothing could be believed. Sampler thread only (`copy` and the code table are its own).
- * On return every `frame[i].code` is alive in the sense of code.h: no code object of this stack died meanwhile.
+ * Read the stack of `thread` into `out`. Returns true if anything is valid (out->count > 0, with flags),
+ * false if the thread has gone or nothing could be believed. Sampler thread only (`copy` and the code table
+ * are its own). On return every `frame[i].code` is alive in the sense of code.h: no code object of this stack
+ * died meanwhile.
  */
 bool reader_read(struct copy *copy, const struct reader_thread *thread, struct reader_prediction *prediction,
                  struct stack *out, struct reader_facts *facts);
 
 /**
- * Is the thread waiting in the kernel for the GIL? By /proc/self/task/<tid>/syscall: a futex wait whose address lies
- * in the interpreter's GIL structure. Returns 1 yes, 0 no (it waits for something else), 2 it is running or ready to
- * run, -1 cannot tell (no such file). About 7 us.
+ * Is the thread waiting in the kernel for the GIL? By /proc/self/task/<tid>/syscall: a futex wait whose
+ * address lies in the interpreter's GIL structure. Returns 1 yes, 0 no (it waits for something else), 2 it is
+ * running or ready to run, -1 cannot tell (no such file). About 7 us.
  */
 int reader_waits_for_gil(const struct reader_thread *thread);
 
 /**
- * List the threads of all interpreters that share the GIL, by guarded reads. Returns how many were written to `out`
- * (at most `most`). Sampler thread only.
+ * List the threads of all interpreters that share the GIL, by guarded reads. Returns how many were written to
+ * `out` (at most `most`). Sampler thread only.
  */
 int reader_list_threads(struct copy *copy, struct reader_thread *out, int most);
 

@@ -1,0 +1,220 @@
+/* One stack of one thread, without the GIL: see reader.h. */
+#include "runtime/cpython/reader.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "runtime/cpython/code_table.h"
+#include "runtime/cpython/reader_start.h"
+#include "runtime/cpython/walk.h"
+
+enum {
+    RETRIES = 3,  /* after stacks that were not valid */
+    GATHERS = 10, /* in all, with those that mended a prediction */
+    INTERPRETERS_MOST = 256,
+};
+
+/* ---- the calling thread ------------------------------------------------------------------------------- */
+
+/*
+ * The native id is asked once a thread. A fork gives the thread that survives it a new one, and only a
+ * handler of the C library's hears of every fork.
+ */
+static __thread int32_t own_tid;
+static __thread unsigned own_tid_fork;
+static unsigned forks;
+static struct {
+    uintptr_t tstate;
+    int32_t tid;
+} survivor; /* of the last fork, in the child */
+
+static void after_fork(void)
+{
+    forks++;
+    own_tid = (int32_t)syscall(SYS_gettid);
+    own_tid_fork = forks;
+    survivor.tid = own_tid;
+    survivor.tstate = (uintptr_t)PyGILState_GetThisThreadState();
+}
+
+void reader_watch_forks(void)
+{
+    static bool done;
+    if (!done)
+        done = pthread_atfork(NULL, NULL, after_fork) == 0;
+}
+
+void reader_note_thread(struct reader_thread *out)
+{
+    if (own_tid == 0 || own_tid_fork != forks) {
+        own_tid = (int32_t)syscall(SYS_gettid);
+        own_tid_fork = forks;
+    }
+    const PyThreadState *tstate = PyThreadState_Get();
+    *out = (struct reader_thread){
+        .tstate = (uintptr_t)tstate,
+        .tstate_id = tstate->id,
+        .tstate_native_id = tstate->native_thread_id,
+        .tid = own_tid,
+        .interpreter = (uintptr_t)tstate->interp,
+    };
+}
+
+/* ---- the GIL ------------------------------------------------------------------------------------------ */
+
+static const struct _gil_runtime_state *gil; /* of the main interpreter, as long as the process */
+
+bool reader_find_gil(void)
+{
+    const struct _gil_runtime_state *found = interpreter_gil(PyInterpreterState_Main());
+    if (found == NULL || !gil_is_locked(found) || gil_holder(found) != (uintptr_t)PyThreadState_Get())
+        return false;
+    gil = found;
+    return true;
+}
+
+bool reader_finalizing(void)
+{
+    return runtime_is_finalizing();
+}
+
+int reader_waits_for_gil(const struct reader_thread *thread)
+{
+    char text[96] = "/proc/self/task/";
+    size_t used = strlen(text);
+    char digits[12];
+    int n = 0;
+    for (uint32_t rest = (uint32_t)thread->tid; rest != 0 && n < (int)sizeof digits; rest /= 10)
+        digits[n++] = (char)('0' + rest % 10);
+    while (n > 0)
+        text[used++] = digits[--n];
+    memcpy(text + used, "/syscall", sizeof "/syscall");
+    int fd = open(text, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t got = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (got <= 0)
+        return -1;
+    text[got] = 0;
+    if (strncmp(text, "running", 7) == 0)
+        return 2;
+    char *rest;
+    if (strtol(text, &rest, 10) != SYS_futex)
+        return 0;
+    uintptr_t word = strtoul(rest, NULL, 16);
+    return gil != NULL && word - (uintptr_t)gil < sizeof *gil;
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------ */
+
+static bool any_died(const struct stack *stack, uint64_t since)
+{
+    if (codes_deaths() == since)
+        return false;
+    for (uint32_t i = 0; i < stack->count; i++) {
+        if (codes_died_since(since, stack->frame[i].code->address))
+            return true;
+    }
+    return false;
+}
+
+bool reader_read(struct copy *copy, const struct reader_thread *thread, struct reader_prediction *prediction,
+                 struct stack *out, struct reader_facts *facts)
+{
+    struct snapshot snapshot = {0};
+    out->count = out->flags = out->retries = 0;
+    bool taken = false;
+    uint64_t deaths = 0;
+    for (int invalid = 0, gathers = 0; invalid <= RETRIES && gathers < GATHERS; gathers++) {
+        out->retries = (uint32_t)gathers;
+        deaths = codes_begin();
+        bool locked = gil != NULL && gil_is_locked(gil);
+        *facts = (struct reader_facts){
+            .holds_gil = locked && gil_holder(gil) == thread->tstate,
+            .gil_is_held = locked,
+        };
+        enum outcome outcome = snapshot_take(&snapshot, copy, thread, prediction);
+        taken = outcome == TAKEN;
+        if (outcome == GONE)
+            return false;
+        if (outcome == AGAIN)
+            continue;
+        if (snapshot.leaf == 0)
+            return false;
+        uintptr_t missing;
+        out->flags = 0;
+        enum walked walked = walk_stack(&snapshot, copy, out, &missing);
+        if (walked == WALK_MISSING) {
+            outcome = snapshot_learn(&snapshot, copy, missing);
+            if (outcome == GONE)
+                return false;
+            if (outcome == AGAIN) {
+                taken = false; /* the snapshot and the prediction do not belong together any more */
+                continue;
+            }
+            if (outcome == BEYOND && out->count != 0) {
+                out->flags |= STACK_TRUNCATED;
+                walked = WALK_VALID;
+            }
+        }
+        if (walked == WALK_VALID && !any_died(out, deaths)) {
+            snapshot_settle(&snapshot);
+            return out->count != 0;
+        }
+        if (walked != WALK_VALID && prediction->chunks != 0 && snapshot.chunk[0] != NULL &&
+            !prediction->cut && snapshot_chunk(&snapshot, 0)->previous != NULL)
+            prediction->chunks = 0; /* the list of chunks itself is wrong */
+        invalid++;
+    }
+    out->count = 0;
+    if (taken && prediction->chunks != 0) {
+        out->flags = STACK_TORN;
+        walk_root_side(&snapshot, copy, out);
+        if (any_died(out, deaths))
+            out->count = 0;
+    }
+    prediction->chunks = 0;
+    return out->count != 0;
+}
+
+/* ---- all threads -------------------------------------------------------------------------------------- */
+
+static uintptr_t word(struct copy *copy, uintptr_t address)
+{
+    uintptr_t value;
+    return address != 0 && address % sizeof value == 0 && copy_piece(copy, address, &value, sizeof value)
+               ? value
+               : 0;
+}
+
+int reader_list_threads(struct copy *copy, struct reader_thread *out, int most)
+{
+    int count = 0;
+    uintptr_t interpreter = word(copy, (uintptr_t)&_PyRuntime.interpreters.head);
+    for (int i = 0; interpreter != 0 && i < INTERPRETERS_MOST; i++) {
+        uintptr_t field = interpreter_gil_field(interpreter);
+        if (field == 0 || word(copy, field) == (uintptr_t)gil) {
+            uintptr_t tstate = word(copy, interpreter + offsetof(PyInterpreterState, threads.head));
+            for (int steps = 0; tstate != 0 && count < most && steps < most; steps++) {
+                PyThreadState head;
+                if (!copy_piece(copy, tstate, &head, TSTATE_END) || (uintptr_t)head.interp != interpreter)
+                    break;
+                int32_t tid = (int32_t)head.native_thread_id;
+                if (tstate == survivor.tstate)
+                    tid = survivor.tid;
+                if (tid != 0)
+                    out[count++] =
+                        (struct reader_thread){tstate, head.id, head.native_thread_id, tid, interpreter};
+                tstate = (uintptr_t)head.next;
+            }
+        }
+        interpreter = word(copy, interpreter + offsetof(PyInterpreterState, next));
+    }
+    return count;
+}

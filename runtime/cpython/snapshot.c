@@ -1,0 +1,273 @@
+/* One gather, and the prediction behind it: see snapshot.h. */
+#include "runtime/cpython/snapshot.h"
+
+#include <string.h>
+
+enum {
+    SLACK = 512,               /* bytes gathered above the top of the data stack that was seen last */
+    CHUNK_MOST = 64 << 10,     /* gathered of a chunk; frames beyond (huge ones) are gathered singly */
+    CHUNK_MOST_EVER = 1 << 28, /* no chunk is larger */
+    IDLE_MOST = 16,            /* reads after which a single frame is not gathered any more */
+    CHAIN_MOST = 64,           /* frames followed at first sight */
+    TSTATE_BYTES = TSTATE_END - TSTATE_FIRST,
+    LEAST_ADDRESS = 4096,
+};
+_Static_assert(1 + READER_CFRAMES + READER_CHUNKS + READER_OFF_CHUNK + 1 <= COPY_PIECES, "pieces");
+
+/* The pieces of a gather that is being put together, and where each will stand. */
+struct plan {
+    int count;
+    uint32_t bytes;
+    const uint8_t *next;
+    struct iovec pieces[COPY_PIECES];
+};
+
+static const uint8_t *name(struct plan *plan, uintptr_t address, uint32_t bytes)
+{
+    const uint8_t *at = plan->next;
+    plan->pieces[plan->count++] = (struct iovec){(void *)address, bytes};
+    plan->bytes += bytes;
+    plan->next += bytes;
+    return at;
+}
+
+static bool is_thread(const struct reader_thread *thread, const uint8_t *tstate)
+{
+    return TSTATE_WORD(tstate, id) == thread->tstate_id &&
+           TSTATE_WORD(tstate, native_thread_id) == thread->tstate_native_id;
+}
+
+static uint32_t chunk_part(uint64_t bytes, uint64_t size)
+{
+    if (bytes > size)
+        bytes = size;
+    if (bytes > CHUNK_MOST)
+        bytes = CHUNK_MOST;
+    return bytes < CHUNK_HEAD ? CHUNK_HEAD : (uint32_t)(bytes & ~UINT64_C(7));
+}
+
+/* Read the list of chunks anew, newest first, and keep it root first. */
+static bool list_chunks(struct copy *copy, const struct reader_thread *thread, struct reader_prediction *p)
+{
+    uint8_t tstate[TSTATE_BYTES] __attribute__((aligned(8)));
+    if (!copy_piece(copy, thread->tstate + TSTATE_FIRST, tstate, sizeof tstate) || !is_thread(thread, tstate))
+        return false;
+    uintptr_t at = TSTATE_WORD(tstate, datastack_chunk), top = TSTATE_WORD(tstate, datastack_top);
+    int n = 0;
+    while (at != 0 && n < READER_CHUNKS) {
+        _PyStackChunk head;
+        if (at % sizeof(void *) != 0 || !copy_piece(copy, at, &head, CHUNK_HEAD))
+            break;
+        uint64_t used =
+            n == 0 ? (uint64_t)(top - at) + SLACK : CHUNK_HEAD + (uint64_t)head.top * sizeof(void *);
+        p->chunk[n] = at;
+        p->chunk_used[n++] = chunk_part(used, head.size);
+        at = (uintptr_t)head.previous;
+    }
+    p->cut = at != 0;
+    p->chunks = n;
+    for (int i = 0, j = n - 1; i < j; i++, j--) {
+        uintptr_t chunk = p->chunk[i];
+        uint32_t used = p->chunk_used[i];
+        p->chunk[i] = p->chunk[j], p->chunk_used[i] = p->chunk_used[j];
+        p->chunk[j] = chunk, p->chunk_used[j] = used;
+    }
+    return true;
+}
+
+/* Add to a list of addresses; the one that was idle longest makes room. */
+static void remember(uintptr_t *list, uint8_t *idle, int *count, int most, uintptr_t address)
+{
+    int at = 0;
+    for (int i = 0; i < *count; i++) {
+        if (list[i] == address) {
+            idle[i] = 0;
+            return;
+        }
+        if (idle[i] > idle[at])
+            at = i;
+    }
+    if (*count < most)
+        at = (*count)++;
+    list[at] = address;
+    idle[at] = 0;
+}
+
+static void drop(uintptr_t *list, uint8_t *idle, int *count, int at)
+{
+    --*count;
+    list[at] = list[*count];
+    idle[at] = idle[*count];
+}
+
+/* Which piece could not be read, by the number of bytes that came: forget it. */
+static enum outcome mend(const struct plan *plan, size_t got, struct copy *copy,
+                         const struct reader_thread *thread, struct reader_prediction *p)
+{
+    int at = 0;
+    while (at < plan->count && got >= plan->pieces[at].iov_len)
+        got -= plan->pieces[at++].iov_len;
+    if (at == 0 || at >= plan->count - 1)
+        return GONE;
+    if (at <= p->cframes) {
+        drop(p->cframe, p->cframe_idle, &p->cframes, at - 1);
+        return AGAIN;
+    }
+    uintptr_t frame = (uintptr_t)plan->pieces[at].iov_base + FRAME_PREFIX;
+    for (int i = 0; i < p->frames; i++) {
+        if (p->frame[i] == frame) {
+            drop(p->frame, p->frame_idle, &p->frames, i);
+            return AGAIN;
+        }
+    }
+    return list_chunks(copy, thread, p) ? AGAIN : GONE;
+}
+
+static enum outcome find_leaf(struct snapshot *snapshot, const uint8_t *bytes, struct reader_prediction *p)
+{
+#if LEAF_THROUGH_CFRAME
+    uintptr_t cframe = word_at(bytes);
+    for (int i = 0; i < p->cframes; i++) {
+        if (p->cframe[i] == cframe) {
+            p->cframe_idle[i] = 0;
+            snapshot->leaf = word_at(bytes + sizeof(uintptr_t) * (size_t)(1 + i));
+            return TAKEN;
+        }
+    }
+    for (int i = 0; i < p->cframes; i++)
+        p->cframe_idle[i] = p->cframe_idle[i] < UINT8_MAX ? p->cframe_idle[i] + 1 : UINT8_MAX;
+    if (cframe < LEAST_ADDRESS || cframe % sizeof(void *) != 0)
+        return GONE;
+    remember(p->cframe, p->cframe_idle, &p->cframes, READER_CFRAMES, cframe);
+    return AGAIN;
+#else
+    (void)p;
+    snapshot->leaf = word_at(bytes);
+    return TAKEN;
+#endif
+}
+
+enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const struct reader_thread *thread,
+                           struct reader_prediction *p)
+{
+    if (p->chunks == 0 && !list_chunks(copy, thread, p))
+        return GONE;
+    snapshot->thread = thread;
+    snapshot->prediction = p;
+    snapshot->used_frames = 0;
+
+    struct plan plan = {.next = copy->bytes};
+#if LEAF_THROUGH_CFRAME
+    const uint8_t *leaf = name(&plan, thread->tstate + offsetof(PyThreadState, cframe), sizeof(uintptr_t));
+    for (int i = 0; i < p->cframes; i++)
+        name(&plan, p->cframe[i] + offsetof(_PyCFrame, current_frame), sizeof(uintptr_t));
+#else
+    const uint8_t *leaf =
+        name(&plan, thread->tstate + offsetof(PyThreadState, current_frame), sizeof(uintptr_t));
+#endif
+    const uint32_t rest = READER_OFF_CHUNK * (FRAME_PREFIX + FRAME_HEAD) + TSTATE_BYTES;
+    for (int k = p->chunks - 1; k >= 0; k--) {
+        bool fits = plan.bytes + p->chunk_used[k] + rest <= COPY_BYTES;
+        snapshot->chunk[k] = fits ? name(&plan, p->chunk[k], p->chunk_used[k]) : NULL;
+        snapshot->chunk_bytes[k] = p->chunk_used[k];
+    }
+    for (int i = 0; i < p->frames; i++)
+        snapshot->frame[i] =
+            name(&plan, p->frame[i] - FRAME_PREFIX, FRAME_PREFIX + FRAME_HEAD) + FRAME_PREFIX;
+    snapshot->tstate = name(&plan, thread->tstate + TSTATE_FIRST, TSTATE_BYTES);
+
+    ssize_t got = copy_gather(copy, plan.pieces, plan.count);
+    if (got < 0) {
+        copy_close(copy);
+        return copy_open(copy) == 0 ? AGAIN : GONE;
+    }
+    if ((size_t)got < plan.bytes)
+        return mend(&plan, (size_t)got, copy, thread, p);
+    if (!is_thread(thread, snapshot->tstate))
+        return GONE;
+    return find_leaf(snapshot, leaf, p);
+}
+
+/* The chunk of the prediction that `address` lies in, by a fresh look at its size; -1 if none. */
+static int chunk_around(struct copy *copy, const struct reader_prediction *p, uintptr_t address,
+                        uint64_t *size)
+{
+    for (int k = p->chunks - 1; k >= 0; k--) {
+        _PyStackChunk head;
+        if (address - p->chunk[k] < CHUNK_MOST_EVER && address - p->chunk[k] >= CHUNK_HEAD &&
+            copy_piece(copy, p->chunk[k], &head, CHUNK_HEAD) && address - p->chunk[k] < head.size) {
+            *size = head.size;
+            return k;
+        }
+    }
+    return -1;
+}
+
+enum outcome snapshot_learn(const struct snapshot *snapshot, struct copy *copy, uintptr_t address)
+{
+    struct reader_prediction *p = snapshot->prediction;
+    for (int hop = 0; hop < CHAIN_MOST; hop++) {
+        if (address < LEAST_ADDRESS || address % sizeof(void *) != 0)
+            return hop == 0 ? GARBAGE : AGAIN;
+        uint64_t size;
+        int k = chunk_around(copy, p, address, &size);
+        if (k >= 0) {
+            if (hop > 0)
+                return AGAIN; /* the known part of the stack is reached */
+            uint64_t wanted = (uint64_t)(address - p->chunk[k]) + FRAME_HEAD;
+            if (wanted <= p->chunk_used[k])
+                return BEYOND; /* it was named to be gathered, but there was no room */
+            if (wanted <= chunk_part(wanted + SLACK, size))
+                p->chunk_used[k] = chunk_part(wanted + SLACK, size);
+            else
+                remember(p->frame, p->frame_idle, &p->frames, READER_OFF_CHUNK, address);
+            return AGAIN;
+        }
+        _PyInterpreterFrame head;
+        const _PyInterpreterFrame *frame = &head;
+        if (!copy_piece(copy, address, &head, FRAME_HEAD))
+            return hop == 0 ? GARBAGE : AGAIN;
+        if (frame->owner == FRAME_OWNED_BY_THREAD) {
+            if (hop > 0)
+                return AGAIN;
+            if (!list_chunks(copy, snapshot->thread, p))
+                return GONE;
+            if (chunk_around(copy, p, address, &size) >= 0)
+                return AGAIN;
+            return p->cut ? BEYOND : GARBAGE;
+        }
+        if (frame->owner != FRAME_OWNED_BY_GENERATOR && !frame_is_entry(frame))
+            return hop == 0 ? GARBAGE : AGAIN;
+        remember(p->frame, p->frame_idle, &p->frames, READER_OFF_CHUNK, address);
+        address = (uintptr_t)frame->previous;
+        if (address == 0)
+            return AGAIN;
+    }
+    return AGAIN;
+}
+
+void snapshot_settle(const struct snapshot *snapshot)
+{
+    struct reader_prediction *p = snapshot->prediction;
+    for (int i = p->frames - 1; i >= 0; i--) {
+        if (snapshot->used_frames & UINT64_C(1) << i)
+            p->frame_idle[i] = 0;
+        else if (++p->frame_idle[i] > IDLE_MOST)
+            drop(p->frame, p->frame_idle, &p->frames, i);
+    }
+    uintptr_t newest = TSTATE_WORD(snapshot->tstate, datastack_chunk);
+    uintptr_t top = TSTATE_WORD(snapshot->tstate, datastack_top);
+    for (int k = p->chunks - 1; k >= 0; k--) {
+        if (snapshot->chunk[k] == NULL)
+            continue;
+        const _PyStackChunk *head = snapshot_chunk(snapshot, k);
+        if (p->chunk[k] != newest) {
+            p->chunk_used[k] = chunk_part(CHUNK_HEAD + (uint64_t)head->top * sizeof(void *), head->size);
+            continue;
+        }
+        p->chunks = k + 1; /* newer ones were given back */
+        uint32_t wanted = chunk_part((uint64_t)(top - newest) + SLACK, head->size);
+        uint32_t had = p->chunk_used[k];
+        p->chunk_used[k] = wanted >= had ? wanted : had - (had - wanted) / 8 / 8 * 8;
+    }
+}

@@ -1,0 +1,88 @@
+/*
+ * Snapshot: what one gather brought of a thread, and where the next one will look.
+ *
+ * Order of the pieces, which is the order in which the kernel copies them: what points to the leaf frame; the
+ * used part of the newest chunk of the data stack; older chunks; frames outside the data stack; the thread
+ * state. The leaf comes first and the rest of the walk right behind it, so that the stack found below the
+ * leaf is the one the leaf belonged to.
+ */
+#ifndef RUNTIME_CPYTHON_SNAPSHOT_H
+#define RUNTIME_CPYTHON_SNAPSHOT_H
+
+#include "runtime/cpython/layout.h"
+#include "runtime/cpython/reader.h"
+
+enum outcome {
+    TAKEN,  /* a whole snapshot */
+    AGAIN,  /* the prediction was wrong and has been mended: take another */
+    GONE,   /* the thread is not there any more, or cannot be read at all */
+    BEYOND, /* snapshot_learn: the address lies on a part of the data stack that is not gathered (too deep) */
+    GARBAGE, /* snapshot_learn: there is no frame there */
+};
+
+struct snapshot {
+    const struct reader_thread *thread;
+    struct reader_prediction *prediction;
+    uintptr_t leaf;                      /* 0: the thread runs no Python code */
+    uint64_t used_frames;                /* bit i: frame[i] was part of the walk */
+    const uint8_t *chunk[READER_CHUNKS]; /* copies; NULL: not gathered */
+    uint32_t chunk_bytes[READER_CHUNKS];
+    const uint8_t *frame[READER_OFF_CHUNK]; /* each with FRAME_PREFIX bytes before it */
+    const uint8_t *tstate;                  /* from TSTATE_FIRST to TSTATE_END */
+};
+_Static_assert(READER_OFF_CHUNK <= 64, "used_frames has a bit each");
+
+/** Gather. */
+enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const struct reader_thread *thread,
+                           struct reader_prediction *prediction);
+
+/** The walk met a frame that the snapshot lacks: find out where it lies, and predict it. */
+enum outcome snapshot_learn(const struct snapshot *snapshot, struct copy *copy, uintptr_t address);
+
+/** The snapshot made a valid stack: drop predictions that have gone stale and follow the top of the data
+ * stack. */
+void snapshot_settle(const struct snapshot *snapshot);
+
+static inline const _PyStackChunk *snapshot_chunk(const struct snapshot *snapshot, int k)
+{
+    return (const _PyStackChunk *)(const void *)snapshot->chunk[k];
+}
+
+/** Index of the gathered chunk that `address` lies in (by its full size), or -1. `hint` is tried first. */
+static inline int snapshot_chunk_of(const struct snapshot *snapshot, uintptr_t address, int hint)
+{
+    const struct reader_prediction *p = snapshot->prediction;
+    if (hint >= 0 && snapshot->chunk[hint] != NULL &&
+        address - p->chunk[hint] < snapshot_chunk(snapshot, hint)->size)
+        return hint;
+    for (int k = p->chunks - 1; k >= 0; k--) {
+        if (snapshot->chunk[k] != NULL && address - p->chunk[k] < snapshot_chunk(snapshot, k)->size)
+            return k;
+    }
+    return -1;
+}
+
+/** The copy of the frame at `address`: on chunk `k` if k >= 0, else among the single frames. NULL: not
+ * gathered. */
+static inline const uint8_t *snapshot_frame(struct snapshot *snapshot, uintptr_t address, int k)
+{
+    const struct reader_prediction *p = snapshot->prediction;
+    if (address % sizeof(void *) != 0)
+        return NULL;
+    if (k >= 0) {
+        uintptr_t offset = address - p->chunk[k];
+        if (offset < CHUNK_HEAD)
+            return NULL;
+        if (snapshot->chunk_bytes[k] >= FRAME_HEAD && offset <= snapshot->chunk_bytes[k] - FRAME_HEAD)
+            return snapshot->chunk[k] + offset;
+    }
+    for (int i = 0; i < p->frames; i++) {
+        if (p->frame[i] == address) {
+            snapshot->used_frames |= UINT64_C(1) << i;
+            return snapshot->frame[i];
+        }
+    }
+    return NULL;
+}
+
+#endif

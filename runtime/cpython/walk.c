@@ -1,0 +1,186 @@
+/* From a snapshot to a stack: see walk.h. */
+#include "runtime/cpython/walk.h"
+
+#include "runtime/cpython/code_table.h"
+
+enum {
+    STEPS_MOST = 4 * STACK_FRAMES, /* more is a cycle */
+    GAP_MOST = 16,                 /* frames that may be dying at once above one frame */
+    HOPS_MOST = 64,                /* generators and shims between two frames of the data stack */
+};
+
+/* A frame whose code is known and whose instruction lies in it. */
+struct seen {
+    const _PyInterpreterFrame *frame;
+    struct code *code;
+    uint32_t frame_bytes;
+    uint32_t instruction;
+    bool complete; /* it has begun to run its own code */
+};
+
+static bool look(struct copy *copy, const uint8_t *copied, struct seen *seen)
+{
+    const _PyInterpreterFrame *frame = (const _PyInterpreterFrame *)(const void *)copied;
+    uintptr_t executable = frame_executable(frame);
+    bool full = false;
+    const struct code_slot *slot = codes_lookup(copy, executable, &full);
+    if (slot == NULL)
+        return false;
+    seen->code = codes_entry(slot);
+    seen->frame_bytes = slot->frame_bytes;
+    uintptr_t offset = frame_instruction(frame) - (executable + CODE_HEAD);
+    seen->frame = frame;
+    if (offset == (uintptr_t)0 - sizeof(_Py_CODEUNIT)) { /* just created: one before the first */
+        seen->instruction = 0;
+        seen->complete = false;
+        return true;
+    }
+    if (offset % sizeof(_Py_CODEUNIT) != 0 || offset / sizeof(_Py_CODEUNIT) >= slot->instructions)
+        return false;
+    seen->instruction = (uint32_t)(offset / sizeof(_Py_CODEUNIT));
+    seen->complete = frame->owner == FRAME_OWNED_BY_GENERATOR || seen->instruction >= slot->first_traceable;
+    return true;
+}
+
+static void add(struct stack *out, const struct seen *seen)
+{
+    if (!seen->complete)
+        return;
+    out->frame[out->count++] = (struct stack_frame){seen->code, seen->instruction};
+}
+
+/* Does the frame at `child` on chunk `k_child` follow what ends at `at` on chunk `k`? */
+static bool follows(struct snapshot *snapshot, struct copy *copy, uintptr_t at, int k, uintptr_t child,
+                    int k_child)
+{
+    const struct reader_prediction *p = snapshot->prediction;
+    for (int gap = 0; gap <= GAP_MOST; gap++) {
+        if (at == child)
+            return true;
+        if (k < k_child &&
+            at == p->chunk[k] + CHUNK_HEAD + snapshot_chunk(snapshot, k)->top * sizeof(void *)) {
+            if (snapshot->chunk[k + 1] == NULL ||
+                (uintptr_t)snapshot_chunk(snapshot, k + 1)->previous != p->chunk[k])
+                return false;
+            at = p->chunk[++k] + CHUNK_HEAD;
+            gap--;
+            continue;
+        }
+        if (k > k_child || (k == k_child && at > child))
+            return false;
+        const uint8_t *copied = snapshot_frame(snapshot, at, k);
+        struct seen dying;
+        if (copied == NULL || !look(copy, copied, &dying) || dying.frame->owner != FRAME_OWNED_BY_THREAD)
+            return false;
+        at += dying.frame_bytes;
+    }
+    return false;
+}
+
+/* Is `bottom` on chunk `k` the thread's first frame? The root chunk keeps its first word free. */
+static bool is_base(struct snapshot *snapshot, struct copy *copy, uintptr_t bottom, int k)
+{
+    const struct reader_prediction *p = snapshot->prediction;
+    return snapshot->chunk[0] != NULL && snapshot_chunk(snapshot, 0)->previous == NULL &&
+           follows(snapshot, copy, p->chunk[0] + CHUNK_HEAD + sizeof(void *), 0, bottom, k);
+}
+
+enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stack *out, uintptr_t *missing)
+{
+    uintptr_t child = 0, at = snapshot->leaf;
+    int k_child = -1, hint = snapshot->prediction->chunks - 1;
+    out->count = 0;
+    for (int steps = 0; at != 0; steps++) {
+        if (steps == STEPS_MOST)
+            return WALK_INVALID;
+        if (out->count == STACK_FRAMES) {
+            out->flags |= STACK_TRUNCATED;
+            return WALK_VALID;
+        }
+        int k = snapshot_chunk_of(snapshot, at, hint);
+        const uint8_t *copied = snapshot_frame(snapshot, at, k);
+        if (copied == NULL) {
+            *missing = at;
+            return WALK_MISSING;
+        }
+        const _PyInterpreterFrame *frame = (const _PyInterpreterFrame *)(const void *)copied;
+        if (frame_is_entry(frame)) {
+            at = (uintptr_t)frame->previous;
+            continue;
+        }
+        struct seen seen;
+        if (!look(copy, copied, &seen))
+            return WALK_INVALID;
+        if (frame->owner == FRAME_OWNED_BY_THREAD) {
+            if (k < 0 || (child != 0 && !follows(snapshot, copy, at + seen.frame_bytes, k, child, k_child)))
+                return WALK_INVALID;
+            child = at;
+            hint = k_child = k;
+        } else if (frame->owner != FRAME_OWNED_BY_GENERATOR || k >= 0 ||
+                   (generator_state(copied) != FRAME_EXECUTING &&
+                    (at != snapshot->leaf || frame->previous == NULL))) {
+            /* A leaf that is about to yield is already marked suspended; what it calls or what calls it never
+             * is. */
+            return WALK_INVALID;
+        }
+        add(out, &seen);
+        at = (uintptr_t)frame->previous;
+    }
+    return child == 0 || is_base(snapshot, copy, child, k_child) ? WALK_VALID : WALK_INVALID;
+}
+
+/* The generators and shims between the frame at `from` and its caller `caller` on the data stack (0: none).
+ */
+static int between(struct snapshot *snapshot, struct copy *copy, uintptr_t from, uintptr_t caller,
+                   struct stack_frame *frames, int most)
+{
+    int n = 0;
+    for (int hops = 0; from != caller; hops++) {
+        const uint8_t *copied = from == 0 || hops == HOPS_MOST ? NULL : snapshot_frame(snapshot, from, -1);
+        struct seen seen;
+        if (copied == NULL)
+            return -1;
+        const _PyInterpreterFrame *frame = (const _PyInterpreterFrame *)(const void *)copied;
+        if (!frame_is_entry(frame)) {
+            if (frame->owner != FRAME_OWNED_BY_GENERATOR || n == most || !look(copy, copied, &seen))
+                return -1;
+            frames[n++] = (struct stack_frame){seen.code, seen.instruction};
+        }
+        from = (uintptr_t)frame->previous;
+    }
+    return n;
+}
+
+void walk_root_side(struct snapshot *snapshot, struct copy *copy, struct stack *out)
+{
+    const struct reader_prediction *p = snapshot->prediction;
+    out->count = 0;
+    if (p->chunks == 0 || snapshot->chunk[0] == NULL || snapshot_chunk(snapshot, 0)->previous != NULL)
+        return;
+    int leaf_chunk = snapshot_chunk_of(snapshot, snapshot->leaf, -1);
+    uintptr_t at = p->chunk[0] + CHUNK_HEAD + sizeof(void *), caller = 0;
+    for (int k = 0; leaf_chunk < 0 || k < leaf_chunk || at <= snapshot->leaf;) {
+        const uint8_t *copied = snapshot_frame(snapshot, at, k);
+        struct seen seen;
+        struct stack_frame frames[HOPS_MOST];
+        if (copied == NULL || !look(copy, copied, &seen) || seen.frame->owner != FRAME_OWNED_BY_THREAD)
+            break;
+        int n = between(snapshot, copy, (uintptr_t)seen.frame->previous, caller, frames, HOPS_MOST);
+        if (n < 0 || out->count + (uint32_t)n + 1 > STACK_FRAMES)
+            break;
+        while (n > 0)
+            out->frame[out->count++] = frames[--n];
+        if (seen.complete)
+            out->frame[out->count++] = (struct stack_frame){seen.code, seen.instruction};
+        caller = at;
+        at += seen.frame_bytes;
+        if (k + 1 < p->chunks && snapshot->chunk[k + 1] != NULL &&
+            at == p->chunk[k] + CHUNK_HEAD + snapshot_chunk(snapshot, k)->top * sizeof(void *))
+            at = p->chunk[++k] + CHUNK_HEAD;
+    }
+    for (uint32_t i = 0, j = out->count; i + 1 < j; i++) { /* leaf first */
+        struct stack_frame frame = out->frame[i];
+        out->frame[i] = out->frame[--j];
+        out->frame[j] = frame;
+    }
+}
