@@ -1,0 +1,185 @@
+"""What the system tests share: starting a real server under `profilomatic run`, loading it, and looking at it from outside."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+BUILD = ROOT / 'build'
+COMMAND = BUILD / 'bin' / 'profilomatic'
+AGGREGATOR = BUILD / 'bin' / 'profilomatic-aggregator'
+VENV = Path(os.environ.get('POM_TEST_VENV', sys.prefix)) / 'bin'
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+def planted(name):
+    """The number of the line in app.py that is marked with PLANTED <name>."""
+    for number, line in enumerate((HERE / 'app.py').read_text().splitlines(), 1):
+        if line.endswith(f'# PLANTED {name}'):
+            return number
+    raise LookupError(name)
+
+
+def wait_for_port(port, process, seconds=20):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(('127.0.0.1', port), timeout=1).close()
+            return
+        except OSError:
+            if process.poll() is not None:
+                raise AssertionError(f'the server ended with {process.returncode} before it listened') from None
+            time.sleep(0.05)
+    raise AssertionError('the server does not listen')
+
+
+def load(port, seconds, threads, *paths):
+    out = subprocess.run([sys.executable, str(HERE / 'load.py'), str(port), str(seconds), str(threads), *paths],
+                         check=True, capture_output=True, text=True, timeout=seconds + 90).stdout
+    return json.loads(out)
+
+
+def start_load(port, seconds, threads, *paths):
+    return subprocess.Popen([sys.executable, str(HERE / 'load.py'), str(port), str(seconds), str(threads), *paths],
+                            stdout=subprocess.PIPE, text=True)
+
+
+def children(pid):
+    """Pids of all processes below `pid`."""
+    below = {}
+    for entry in os.listdir('/proc'):
+        if entry.isdigit():
+            try:
+                fields = Path('/proc', entry, 'stat').read_text().rsplit(')', 1)[1].split()
+            except OSError:
+                continue
+            below.setdefault(int(fields[1]), []).append(int(entry))
+    found, todo = [], [pid]
+    while todo:
+        for child in below.get(todo.pop(), []):
+            found.append(child)
+            todo.append(child)
+    return found
+
+
+def name_of(pid):
+    try:
+        return Path('/proc', str(pid), 'cmdline').read_bytes().split(b'\0')
+    except OSError:
+        return []
+
+
+def is_aggregator(pid):
+    return any(b'profilomatic-aggregator' in word for word in name_of(pid)[:1])
+
+
+def cpu_seconds(pid, only=None):
+    """CPU seconds of the threads of `pid` whose name `only` accepts (all by default), from schedstat."""
+    total = 0
+    try:
+        tids = os.listdir(f'/proc/{pid}/task')
+    except OSError:
+        return 0.0
+    for tid in tids:
+        try:
+            name = Path(f'/proc/{pid}/task/{tid}/comm').read_text().strip()
+            if only is None or only(name):
+                total += int(Path(f'/proc/{pid}/task/{tid}/schedstat').read_text().split()[0])
+        except OSError:
+            continue
+    return total / 1e9
+
+
+class Profiled:
+    """A command under `profilomatic run`, its stderr, and its report."""
+
+    def __init__(self, tmp_path, command, options=(), env=None, cwd=HERE, format='json'):
+        self.report_path = tmp_path / 'report.out'
+        self.stderr_path = tmp_path / 'stderr.txt'
+        self.stdout_path = tmp_path / 'stdout.txt'
+        full = [str(COMMAND), 'run', *options, '-o', str(self.report_path), '-F', format, '--', *map(str, command)]
+        environ = dict(os.environ, **(env or {}))
+        environ.pop('PYTHONPATH', None)
+        environ.update(env or {})
+        with open(self.stderr_path, 'wb') as err, open(self.stdout_path, 'wb') as out:
+            self.process = subprocess.Popen(full, stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd, env=environ)
+
+    @property
+    def stderr(self):
+        return self.stderr_path.read_text(errors='replace')
+
+    def stop(self, number=signal.SIGTERM, seconds=30):
+        self.process.send_signal(number)
+        return self.wait(seconds)
+
+    def wait(self, seconds=30):
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f'it does not end:\n{self.stderr}') from None
+
+    def kill(self):
+        for pid in [*children(self.process.pid), self.process.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait()
+
+    @property
+    def report(self):
+        return json.loads(self.report_path.read_text())
+
+    def directory(self):
+        """The private runtime directory, from the environment of a process below."""
+        for pid in children(self.process.pid):
+            try:
+                environ = Path(f'/proc/{pid}/environ').read_bytes()
+            except OSError:
+                continue
+            match = re.search(rb'PROFILOMATIC_DIR=([^\0]+)', environ)
+            if match:
+                return match.group(1).decode()
+        raise AssertionError('no process below has PROFILOMATIC_DIR')
+
+    def aggregator(self):
+        pids = [pid for pid in children(self.process.pid) if is_aggregator(pid)]
+        assert len(pids) == 1, f'{len(pids)} aggregators'
+        return pids[0]
+
+    def workers(self):
+        """Processes that have a sampler thread."""
+        found = []
+        for pid in children(self.process.pid):
+            try:
+                names = [Path(f'/proc/{pid}/task/{tid}/comm').read_text().strip() for tid in os.listdir(f'/proc/{pid}/task')]
+            except OSError:
+                continue
+            if 'pom-sampler' in names:
+                found.append(pid)
+        return found
+
+
+def action(report, name):
+    for row in report['actions']:
+        if row['action_type'] == name:
+            return row
+    raise AssertionError(f'{name} is not in the report: {[row["action_type"] for row in report["actions"]]}')
+
+
+def leftovers():
+    """Runtime directories of `run` on the machine's shared memory."""
+    return sorted(str(p) for p in Path('/dev/shm').glob('profilomatic-*/run-*'))

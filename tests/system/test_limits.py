@@ -1,0 +1,134 @@
+"""The two caps, measured from outside: overhead over all workers, and newly profiled actions a cycle."""
+
+import datetime
+import json
+import os
+import subprocess
+import time
+
+from harness import (BUILD, COMMAND, HERE, Profiled, action, cpu_seconds, free_port, load, start_load, wait_for_port)
+from test_servers import gunicorn
+
+FLOOR = 0.05  # of one core, for each attached worker
+
+
+def report_now(directory):
+    out = subprocess.run([str(COMMAND), 'report', '--json', '--directory', directory], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    return json.loads(out.stdout)
+
+
+def is_ours(name):
+    return name.startswith('pom-')
+
+
+class Outside:
+    """CPU of samplers, aggregator and workers, from schedstat."""
+
+    def __init__(self, profiled):
+        self.workers = profiled.workers()
+        self.aggregator = profiled.aggregator()
+
+    def read(self):
+        sampler = sum(cpu_seconds(pid, is_ours) for pid in self.workers)
+        worker = sum(cpu_seconds(pid, lambda name: not is_ours(name)) for pid in self.workers)
+        return time.monotonic(), sampler, cpu_seconds(self.aggregator), worker
+
+
+def ratio(first, last, workers):
+    seconds = last[0] - first[0]
+    ours = (last[1] - first[1]) + (last[2] - first[2])
+    return ours, ours / max(last[3] - first[3], FLOOR * workers * seconds)
+
+
+def own(first, last):
+    a, b = first['overhead'], last['overhead']
+    return (b['sampler_cpu'] - a['sampler_cpu']) + (b['aggregator_cpu'] - a['aggregator_cpu'])
+
+
+def test_overhead_stays_within_the_budget_and_is_told_truly(tmp_path):
+    port = free_port()
+    profiled = Profiled(tmp_path, gunicorn(port), options=['--max-overhead', '2%'])
+    try:
+        wait_for_port(port, profiled.process)
+        loader = start_load(port, 36, 6, '/compute=3', '/wait', '/fast=2')
+        time.sleep(11)  # the promise is for windows that begin 10 s after the first worker attached
+        outside, directory = Outside(profiled), profiled.directory()
+        assert len(outside.workers) == 4
+        reports, readings = [], []
+        for _ in range(3):
+            readings.append(outside.read())
+            reports.append(report_now(directory))
+            time.sleep(10)
+        readings.append(outside.read())
+        reports.append(report_now(directory))
+        loader.wait()
+        assert profiled.stop() == 0, profiled.stderr
+    finally:
+        if profiled.process.poll() is None:
+            profiled.kill()
+    for first, last in zip(readings, readings[1:]):
+        _, measured = ratio(first, last, 4)
+        assert measured <= 0.02, f'{measured:.4f} in a window of {last[0] - first[0]:.1f} s'
+    ours, measured = ratio(readings[0], readings[-1], 4)
+    told = own(reports[0], reports[-1])
+    print(f'overhead from outside {measured:.4f}, told {told:.3f} s of {ours:.3f} s')
+    assert abs(told - ours) <= 0.25 * ours, (told, ours)
+    assert measured > 0, 'it did cost something, so the measurement can fail'
+
+
+def test_never_more_than_the_cap_is_admitted_in_a_cycle(tmp_path):
+    port, cap = free_port(), 5
+    profiled = Profiled(tmp_path, gunicorn(port), options=['--max-actions', str(cap)])
+    try:
+        wait_for_port(port, profiled.process)
+        result = load(port, 10, 8, '/fast')
+        directory = profiled.directory()
+        live = report_now(directory)
+        assert profiled.stop() == 0, profiled.stderr
+    finally:
+        if profiled.process.poll() is None:
+            profiled.kill()
+    report = profiled.report
+    rate = result['answered']['/fast'] / 10
+    assert rate > 200, f'{rate:.0f} requests a second: too few to show anything'
+    cycle = report['actions_per_cycle']
+    assert cycle['cap'] == cap and cycle['cycle_seconds'] == 1.0
+    assert 0 < cycle['max_in_a_cycle'] <= cap
+    row = action(report, '/fast')
+    assert row['count'] == result['answered']['/fast']
+    assert cycle['admitted'] == row['profiled'] <= cap * 13
+    assert row['profiled'] >= cap * 5, 'the cap is used'
+    assert cycle['admitted'] + cycle['shed'] == row['count']
+    assert live['actions_per_cycle']['max_in_a_cycle'] <= cap
+
+
+def test_messages_of_profiled_actions_show_the_cap_too(tmp_path):
+    """Independent of our own counters: the begin times in the messages, by sliding window."""
+    port, cap = free_port(), 4
+    out = tmp_path / 'messages.jsonl'
+    script = tmp_path / 'capped.py'
+    script.write_text(f'''
+import profilomatic
+from app import application as inner
+profilomatic.configure(max_actions_per_run={cap})
+profilomatic.add_destination(profilomatic.file_destination({str(out)!r}))
+application = profilomatic.wsgi.wrap(inner)
+''')
+    command = gunicorn(port, '--pythonpath', str(tmp_path))[:-1] + ['capped:application']
+    environ = dict(os.environ, PYTHONPATH=str(BUILD / 'python'), PROFILOMATIC_DIR=str(tmp_path / 'rt'))
+    # The runtime directory must be memory; a plain temporary folder works as well.
+    process = subprocess.Popen([str(x) for x in command], cwd=HERE, env=environ)
+    try:
+        wait_for_port(port, process)
+        load(port, 8, 8, '/fast')
+        time.sleep(1.5)
+    finally:
+        process.terminate()
+        process.wait(20)
+    starts = sorted(datetime.datetime.fromisoformat(json.loads(line)['start_time']).timestamp()
+                    for line in out.read_text().splitlines())
+    assert len(starts) >= 4 * cap
+    # A second that is not aligned with the cycles can see two of them.
+    for i, t in enumerate(starts):
+        assert sum(1 for u in starts[i:] if u - t < 0.999) <= 2 * cap
