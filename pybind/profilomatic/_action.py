@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import Any, Callable, List, Optional, TypeVar
 
 from ._switch import _runtime
@@ -52,6 +51,8 @@ class Action:
 
     def __call__(self, function: _F) -> _F:
         """Every call of `function`, or every run of the coroutine it returns, becomes an action."""
+        import inspect
+
         wrapped: Any
         if inspect.iscoroutinefunction(function):
 

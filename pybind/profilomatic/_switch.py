@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional
 
@@ -42,6 +41,8 @@ def _aggregator() -> Optional[str]:
     """Path of the aggregator that a worker may start; None if it must not or cannot."""
     if os.environ.get('PROFILOMATIC_RUN') == '1':
         return None  # `profilomatic run` has started one and keeps it alive
+    import shutil
+
     here = os.path.dirname(os.path.abspath(__file__))
     program = 'profilomatic-aggregator'
     named = os.environ.get('PROFILOMATIC_AGGREGATOR')

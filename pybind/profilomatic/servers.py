@@ -7,7 +7,6 @@ loaded already are patched at once.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from typing import Any, Callable, Dict, Optional, Set
 
@@ -52,6 +51,8 @@ def wrap_gunicorn_worker(worker: Any) -> None:
     names = [cls.__module__ + '.' + cls.__name__ for cls in type(worker).__mro__]
     if any('uvicorn' in name.lower() or 'asgi' in name.lower() for name in names):
         return
+    import inspect
+
     if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(type(app).__call__):
         return
     _wrap_attribute(worker, 'wsgi')
