@@ -37,7 +37,7 @@ static inline uint64_t meter_cut(uint64_t ns)
 
 static inline struct meter_mark meter_enter(struct meter *meter)
 {
-    if (meter->hooks++ % METER_EVERY != 0)
+    if (++meter->hooks % METER_EVERY != 0) /* never the first one, which attaches */
         return (struct meter_mark){0, 0};
     return (struct meter_mark){clock_monotonic_ns(), meter->exact_ns};
 }

@@ -24,6 +24,7 @@ enum {
     OTHERS = 128,           /* threads outside actions that are sampled with scope "process" */
     LIST_EVERY = 10,        /* ticks between two looks at the list of threads */
     PUBLISH_EVERY = 8,      /* ticks between two readings of our own CPU clock */
+    SWEEP_EVERY = 512,      /* ticks between two sweeps of the code table */
     SPAWNS = 3,             /* aggregators started at most in SPAWN_WINDOW_NS */
     AGGREGATOR_WAIT_MS = 3000,
 };
@@ -367,7 +368,7 @@ static void run(struct workspace *w)
             sample_others(w, &rates);
         if (++sampler.ticks % PUBLISH_EVERY == 0)
             publish();
-        if (sampler.ticks % 4096 == 0) {
+        if (sampler.ticks % SWEEP_EVERY == 0) {
             codes_sweep();
             stacks_forget_codes();
         }

@@ -138,6 +138,7 @@ bool worker_attach(uint64_t now_ns)
     }
     if (worker.settings.on_attach != NULL)
         worker.settings.on_attach(worker.settings.on_attach_context);
+    meter_exact(&worker.meter, clock_monotonic_ns() - now_ns);
     return true;
 }
 
