@@ -75,8 +75,7 @@ def wrap_names(namespace: Dict[str, Any], names: List[str]) -> None:
     """Wrap the applications of a module where uWSGI will look for them. Names that are missing are uWSGI's to
     report."""
     for holder in (vars(sys.modules['uwsgi']).get('applications'), namespace.get('applications')):
-        if isinstance(holder, dict):  # mount point -> callable, or the name of one
-            names = names + [app for app in holder.values() if isinstance(app, str)]
+        if isinstance(holder, dict):  # mount point (bytes) -> callable
             for mount, app in holder.items():
                 if callable(app):
                     holder[mount] = wsgi.wrap(app)

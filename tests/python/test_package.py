@@ -13,10 +13,9 @@ import textwrap
 import threading
 import time
 
+import profilomatic
 import pytest
 from _support import PACKAGE, PYTHON_DIR, SITE, aggregator, ask, environment, requests_of, run
-
-import profilomatic
 from profilomatic import requests
 from profilomatic.delivery import Delivery
 from profilomatic.settings import OPTIONS, Settings, check
