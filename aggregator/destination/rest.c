@@ -13,9 +13,9 @@
 #include "shm/fault.h"
 
 enum {
-    ANSWER_BYTES = 160,      /* of an answer's body are kept, to show why a server refused */
-    RETRY_AFTER_MAX_S = 600, /* longer waits that a server asks for are cut to this */
-    WHOLE_PER_TIMEOUT = 10,  /* bound of a whole request, in time-outs: a trickling server ends too */
+    ANSWER_BYTES = 160,        /* of an answer's body are kept, to show why a server refused */
+    RETRY_AFTER_MAX_S = 600,   /* longer waits that a server asks for are cut to this */
+    SLOWEST_BYTES_PER_MS = 50, /* what a link must carry: a longer batch gets so much more time */
 };
 
 struct rest_sink {
@@ -24,6 +24,7 @@ struct rest_sink {
     struct curl_slist *headers;
     const struct destination_spec *spec;
     void *owner;
+    long timeout_ms;
     bool running;
     size_t answer_bytes;
     char answer[ANSWER_BYTES + 1];
@@ -83,8 +84,7 @@ static bool set_options(struct rest_sink *sink)
 {
     const struct destination_spec *spec = sink->spec;
     CURL *easy = sink->easy;
-    double timeout_s = spec->timeout_s > 0 ? spec->timeout_s : 5;
-    long timeout_ms = (long)ceil(fmin(timeout_s, 3600) * 1000);
+    sink->timeout_ms = (long)ceil(fmin(spec->timeout_s > 0 ? spec->timeout_s : 5, 3600) * 1000);
     bool ok = curl_easy_setopt(easy, CURLOPT_URL, spec->url) == CURLE_OK;
 #define SET(option, value) ok = ok && curl_easy_setopt(easy, option, value) == CURLE_OK
     SET(CURLOPT_PRIVATE, sink->owner);
@@ -97,11 +97,7 @@ static bool set_options(struct rest_sink *sink)
     SET(CURLOPT_ERRORBUFFER, sink->words);
     SET(CURLOPT_WRITEFUNCTION, keep_answer);
     SET(CURLOPT_WRITEDATA, (void *)sink);
-    /* No connection, or no byte either way, for so long. */
-    SET(CURLOPT_CONNECTTIMEOUT_MS, timeout_ms);
-    SET(CURLOPT_LOW_SPEED_LIMIT, 1L);
-    SET(CURLOPT_LOW_SPEED_TIME, (timeout_ms + 999) / 1000);
-    SET(CURLOPT_TIMEOUT_MS, timeout_ms * WHOLE_PER_TIMEOUT);
+    SET(CURLOPT_CONNECTTIMEOUT_MS, sink->timeout_ms);
     SET(CURLOPT_SSL_VERIFYPEER, spec->verify ? 1L : 0L);
     SET(CURLOPT_SSL_VERIFYHOST, spec->check_hostname ? 2L : 0L);
     if (is_loopback(spec->url))
@@ -164,6 +160,8 @@ int rest_sink_post(struct rest_sink *sink, const char *bytes, size_t length, con
         !add_header(sink, id) ||
         curl_easy_setopt(sink->easy, CURLOPT_HTTPHEADER, sink->headers) != CURLE_OK ||
         curl_easy_setopt(sink->easy, CURLOPT_POSTFIELDS, bytes) != CURLE_OK ||
+        curl_easy_setopt(sink->easy, CURLOPT_TIMEOUT_MS,
+                         sink->timeout_ms + (long)(length / SLOWEST_BYTES_PER_MS)) != CURLE_OK ||
         curl_easy_setopt(sink->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)length) != CURLE_OK ||
         curl_multi_add_handle(sink->multi, sink->easy) != CURLM_OK)
         return fault(ENOMEM, "cannot post to %s", sink->spec->url);
