@@ -37,7 +37,7 @@ static bool in_hurry(const struct destination *d)
 
 static bool has_work(const struct destination *d)
 {
-    return d->batch.bytes != NULL || lines_bytes(&d->queue) != 0;
+    return d->batch.bytes != NULL || line_queue_bytes(&d->queue) != 0;
 }
 
 /* When its next attempt is due; UINT64_MAX if nothing waits, or an answer is awaited. */
@@ -51,7 +51,7 @@ static uint64_t due_ns(const struct destination *d)
                          : d->spec.flush                  ? 0
                                                           : GATHER_FILE_MS;
     size_t enough = d->spec.kind == DESTINATION_REST ? BATCH_BYTES_MAX : GATHER_FILE_BYTES;
-    bool full = d->batch.bytes != NULL || lines_bytes(&d->queue) >= enough;
+    bool full = d->batch.bytes != NULL || line_queue_bytes(&d->queue) >= enough;
     uint64_t due = full ? 0 : d->waiting_since_ns + gather_ms * 1000000;
     return due > d->not_before_ns ? due : d->not_before_ns;
 }
@@ -192,7 +192,7 @@ static void sweep(void)
         pthread_mutex_unlock(&delivery.lock);
         if (d == NULL)
             return;
-        uint64_t lost = d->batch.lines + lines_clear(&d->queue);
+        uint64_t lost = d->batch.lines + line_queue_clear(&d->queue);
         if (lost != 0)
             log_line("destination %s: removed with %llu message(s) undelivered", d->target,
                      (unsigned long long)lost);
@@ -210,7 +210,8 @@ static uint64_t start_due(void)
     for (struct destination *d = delivery.first; d != NULL; d = d->next) {
         if (due_ns(d) <= now) {
             if (d->batch.bytes == NULL) {
-                d->batch.length = lines_take(&d->queue, BATCH_BYTES_MAX, &d->batch.bytes, &d->batch.lines);
+                d->batch.length =
+                    line_queue_take(&d->queue, BATCH_BYTES_MAX, &d->batch.bytes, &d->batch.lines);
                 d->waiting_since_ns = now;
                 name_batch(&d->batch);
             }

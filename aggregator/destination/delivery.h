@@ -14,7 +14,7 @@
 
 #include "aggregator/destination/destination.h"
 #include "aggregator/destination/file.h"
-#include "aggregator/destination/lines.h"
+#include "aggregator/destination/line_queue.h"
 #include "aggregator/destination/rest.h"
 
 enum {
@@ -38,7 +38,7 @@ struct destination {
     char *target;
 
     /* guarded by the lock */
-    struct lines queue;
+    struct line_queue queue;
     uint64_t waiting_since_ns; /* when the oldest queued line came */
     uint64_t put, delivered, failed, dropped;
     uint64_t failures;    /* attempts that failed */

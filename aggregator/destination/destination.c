@@ -63,7 +63,7 @@ void destination_free(struct destination *d)
                            d->spec.ca_pem, d->spec.certfile, d->spec.keyfile};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         free((char *)(uintptr_t)texts[i]);
-    lines_clear(&d->queue);
+    line_queue_clear(&d->queue);
     free(d->batch.bytes);
     free(d->target);
     free(d);
@@ -189,13 +189,13 @@ void destination_put(int id, const char *line, size_t bytes)
     pthread_mutex_lock(&delivery.lock);
     struct destination *d = find(id);
     if (d != NULL) {
-        size_t before = lines_bytes(&d->queue);
+        size_t before = line_queue_bytes(&d->queue);
         if (before == 0)
             d->waiting_since_ns = clock_monotonic_ns();
         d->put++;
-        d->dropped += lines_put(&d->queue, line, bytes);
+        d->dropped += line_queue_put(&d->queue, line, bytes);
         /* The thread must look again only where this line changes when its destination is due. */
-        size_t after = lines_bytes(&d->queue);
+        size_t after = line_queue_bytes(&d->queue);
         wake = before == 0 || (before < GATHER_FILE_BYTES && after >= GATHER_FILE_BYTES) ||
                (before < BATCH_BYTES_MAX && after >= BATCH_BYTES_MAX);
     }
