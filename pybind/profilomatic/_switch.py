@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional
 
 from . import requests
-from ._tell import tell
+from ._tell import tell, tell_tree
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -153,7 +153,8 @@ class Switch:
                 tell(str(error))
                 return
             self.reason = str(error)
-            tell('cannot profile: %s; the application runs on without it' % error)
+            say = tell_tree if self.wanted else tell
+            say('cannot profile: %s; the application runs on without it' % error)
             return
         self.on = True
         self.reason = None

@@ -20,7 +20,9 @@ from .control import Connection
 PUMP_SECONDS = 0.001
 FLUSH_SECONDS = 2.0
 _CONNECT_SECONDS = 0.3  # how long a flush waits for an aggregator that was never there
-_RETRY_SECONDS = (0.02, 0.02, 0.05, 0.1, 0.2, 0.5)  # then each second
+# Pause before the next attempt to connect, by the number of failed ones. An aggregator that is just being
+# started should be found before it has drained the first action.
+_RETRIES = ((100, 0.02), (200, 0.2), (sys.maxsize, 1.0))
 
 Destination = Callable[[Dict[str, Any]], object]
 
@@ -113,9 +115,8 @@ class Delivery:
         except OSError:
             if connection is not None:
                 connection.close()
-            pause = _RETRY_SECONDS[self._failures] if self._failures < len(_RETRY_SECONDS) else 1.0
+            self._next_try = now + next(pause for most, pause in _RETRIES if self._failures < most)
             self._failures += 1
-            self._next_try = now + pause
             return False
         self._failures = 0
         self._connection = connection
@@ -125,7 +126,7 @@ class Delivery:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-        self._next_try = time.monotonic() + _RETRY_SECONDS[0]
+        self._next_try = time.monotonic() + _RETRIES[0][1]
 
     def _handle(self, line: bytes) -> None:
         import json
