@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -15,7 +16,7 @@ import time
 
 import profilomatic
 import pytest
-from _support import PACKAGE, PYTHON_DIR, SITE, aggregator, ask, environment, requests_of, run
+from _support import PACKAGE, PROJECT, PYTHON_DIR, SITE, aggregator, ask, environment, requests_of, run
 from profilomatic import requests
 from profilomatic.delivery import Delivery
 from profilomatic.settings import OPTIONS, Settings, check
@@ -719,3 +720,18 @@ def test_a_process_that_has_no_action_leaves_no_trace(tmp_path):
 def test_it_is_the_built_package_that_is_tested():
     assert profilomatic.implementation == 'native', profilomatic.status()['reason']
     assert SITE.startswith(PYTHON_DIR) and os.path.exists(os.path.join(SITE, 'sitecustomize.py'))
+
+
+# ---- the example
+
+
+def test_the_shops_readme_names_the_planted_lines():
+    shop = os.path.join(PROJECT, 'examples', 'shop')
+    with open(os.path.join(shop, 'README.md')) as file:
+        named = re.findall(r'`(shop/\w+\.py):(\w+):(\d+)` \| `(\w+)`', file.read())
+    assert [state for *_, state in named] == ['cpu', 'blocked', 'blocked']
+    for path, function, line, _ in named:
+        with open(os.path.join(shop, path)) as file:
+            lines = file.read().splitlines()
+        before = [text for text in lines[: int(line)] if text.startswith('def ')]
+        assert '# SLOW' in lines[int(line) - 1] and before[-1].startswith('def %s(' % function)
