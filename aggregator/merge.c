@@ -81,6 +81,18 @@ void merge_fade(struct merge *merge)
     }
 }
 
+static void note_latency(struct merge *merge, uint32_t type, uint32_t bucket, uint64_t count)
+{
+    if (type >= MERGE_TYPES_MOST)
+        return;
+    struct recent_latency **recent = &merge->recent[type];
+    if (*recent == NULL && (*recent = calloc(1, sizeof **recent)) == NULL)
+        return;
+    (*recent)->bucket[bucket] += (float)count;
+    (*recent)->total += (float)count;
+    (*recent)->stale = true;
+}
+
 /* ---- counted totals ---------------------------------------------------------------------------------- */
 
 struct type_totals *merge_count(struct merge *merge, uint32_t type, const struct merge_count *count)
@@ -99,14 +111,14 @@ struct type_totals *merge_count(struct merge *merge, uint32_t type, const struct
 
 void merge_bucket(struct merge *merge, struct type_totals *totals, uint32_t bucket, uint64_t count)
 {
-    if (histogram_add(&totals->histogram, bucket, count) != 0 || totals->type >= MERGE_TYPES_MOST)
-        return;
-    struct recent_latency **recent = &merge->recent[totals->type];
-    if (*recent == NULL && (*recent = calloc(1, sizeof **recent)) == NULL)
-        return;
-    (*recent)->bucket[bucket] += (float)count;
-    (*recent)->total += (float)count;
-    (*recent)->stale = true;
+    if (histogram_add(&totals->histogram, bucket, count) == 0)
+        note_latency(merge, totals->type, bucket, count);
+}
+
+void merge_recall(struct merge *merge, const struct type_totals *totals)
+{
+    for (uint32_t i = 0; i < totals->histogram.used; i++)
+        note_latency(merge, totals->type, totals->histogram.entry[i].bucket, totals->histogram.entry[i].count);
 }
 
 /* ---- actions and samples ----------------------------------------------------------------------------- */
@@ -169,6 +181,7 @@ static void add_outside(struct merge *merge, uint32_t stack, const struct record
     static const char name[] = "(outside any action)";
     if (merge->outside == 0)
         merge->outside = names_intern(&merge->types, name, sizeof name - 1);
+    profile_type(&merge->open->profile, merge->outside);
     profile_add_sample(&merge->open->profile, merge->outside, stack, sample->state, (double)sample->wall_ns,
                        (double)sample->cpu_ns, CLASS_NONE, 1);
 }

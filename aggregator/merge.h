@@ -78,6 +78,9 @@ void merge_close_ended(struct merge *merge, uint64_t before_round);
 /** A worker is gone: what of its actions is still open will never end. */
 void merge_forget_worker(struct merge *merge, uint32_t worker);
 
+/** Latencies that were counted in an earlier life: told slow from typical by, not counted again. */
+void merge_recall(struct merge *merge, const struct type_totals *totals);
+
 /** Let old latencies fade (once a window). */
 void merge_fade(struct merge *merge);
 

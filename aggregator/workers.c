@@ -103,8 +103,7 @@ int worker_open(struct worker **out, const char *path, uid_t uid, uint32_t numbe
     worker->hash = hash_of(worker->header.uuid);
     worker->attached_ns = clock_monotonic_ns();
     find_process(worker);
-    if (!worker->dead && !worker->foreign)
-        worker->cpu_ns = clock_read_ns(clock_of_process(worker->header.pid));
+    worker->cpu_ns = worker->header.created_process_cpu_ns;
     *out = worker;
     return 0;
 }
@@ -465,10 +464,8 @@ uint64_t worker_cpu(struct worker *worker)
     /* A dead process has no clock any more; what it last said of itself stands. */
     if (now < worker->taken.page.process_cpu_ns)
         now = worker->taken.page.process_cpu_ns;
-    if (worker->cpu_ns == 0 || now <= worker->cpu_ns) {
-        worker->cpu_ns = now > worker->cpu_ns ? now : worker->cpu_ns;
+    if (now <= worker->cpu_ns)
         return 0;
-    }
     uint64_t used = now - worker->cpu_ns;
     worker->cpu_ns = now;
     return used;

@@ -42,6 +42,7 @@ struct worker {
     uint64_t cpu_ns;           /* process CPU as last measured */
     uint64_t samples, dropped; /* merged and lost, since we found it */
     double fill;               /* the fullest lane at the last drain, 0 … 1 */
+    unsigned final_rounds;     /* rounds without anything new after its end */
     bool foreign;              /* of another pid namespace: its death cannot be seen */
     bool dead;                 /* its process has gone */
     bool closed;               /* it said that it will write no more */

@@ -1,0 +1,356 @@
+/* Classic messages: see classic.h. */
+#include "aggregator/encode/classic.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "aggregator/encode/instant.h"
+#include "aggregator/encode/tree.h"
+
+enum {
+    DEPTH_MOST = 512, /* frames that are told of a stack: readers of nested JSON are limited too */
+};
+
+/* A piece of the call tree: a frame over a stretch of time, or a message at a point of it. */
+struct piece {
+    uint32_t parent; /* index + 1, 0: the root */
+    uint32_t instruction;
+    uint32_t message; /* event + 1, 0: none */
+    double time, self;  /* sampled ns */
+    double start, end;  /* sampled ns since the first sample */
+};
+
+/* A begin or an end of an action in the family. */
+struct event {
+    uint64_t time_ns;
+    uint32_t action;
+    bool end;
+};
+
+struct builder {
+    const struct merge *merge;
+    struct piece *piece;
+    uint32_t pieces, room;
+    struct event *event;
+    uint32_t events, told;
+    uint32_t path[DEPTH_MOST], instruction[DEPTH_MOST], depth; /* of the last sample: pieces, root first */
+    double total;
+    bool failed;
+};
+
+static void uuid_text(const uint8_t uuid[16], char out[37])
+{
+    char *p = out;
+    for (int i = 0; i < 16; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10)
+            *p++ = '-';
+        p += sprintf(p, "%02x", uuid[i]);
+    }
+}
+
+static uint32_t add_piece(struct builder *builder, uint32_t parent, uint32_t instruction)
+{
+    if (builder->pieces == builder->room) {
+        uint32_t room = builder->room == 0 ? 64 : builder->room * 2;
+        struct piece *grown = realloc(builder->piece, room * sizeof *grown);
+        if (grown == NULL) {
+            builder->failed = true;
+            return 0;
+        }
+        builder->piece = grown;
+        builder->room = room;
+    }
+    builder->piece[builder->pieces] = (struct piece){
+        .parent = parent, .instruction = instruction, .start = builder->total, .end = builder->total};
+    return builder->pieces++;
+}
+
+/* The next messages, which have no frame of their own to stand at: points of no duration. */
+static void tell_events(struct builder *builder, uint32_t parent, uint32_t instruction, uint32_t count)
+{
+    for (uint32_t i = 0; i < count && !builder->failed; i++) {
+        uint32_t at = add_piece(builder, parent, instruction);
+        if (!builder->failed)
+            builder->piece[at].message = ++builder->told;
+    }
+}
+
+static uint32_t due_events(const struct builder *builder, uint64_t time_ns)
+{
+    uint32_t due = 0;
+    while (builder->told + due < builder->events && builder->event[builder->told + due].time_ns <= time_ns)
+        due++;
+    return due;
+}
+
+static uint32_t frames_of(const struct merge *merge, uint32_t stack, uint32_t out[DEPTH_MOST])
+{
+    uint32_t depth = 0, leaf = stack;
+    for (uint32_t node = stack; node != 0; node = stacks_node(&merge->stacks, node).parent)
+        depth++;
+    for (uint32_t i = depth; i-- > 0;) {
+        struct stack_node node = stacks_node(&merge->stacks, leaf);
+        if (i < DEPTH_MOST)
+            out[i] = node.instruction;
+        leaf = node.parent;
+    }
+    return depth < DEPTH_MOST ? depth : DEPTH_MOST;
+}
+
+static void add_sample(struct builder *builder, const struct held_sample *sample)
+{
+    uint32_t frame[DEPTH_MOST], depth = frames_of(builder->merge, sample->stack, frame), common = 0;
+    if (depth == 0)
+        return;
+    while (common < depth && common < builder->depth && builder->instruction[common] == frame[common])
+        common++;
+    uint32_t due = due_events(builder, sample->time_ns);
+    if (due != 0 && common == depth)
+        common--; /* what ran before a message and after it stay apart */
+    uint32_t parent = common != 0 ? builder->path[common - 1] + 1 : 0;
+    if (due > 1)
+        tell_events(builder, parent, frame[common], due - 1);
+    for (uint32_t i = common; i < depth; i++) {
+        uint32_t at = add_piece(builder, parent, frame[i]);
+        if (builder->failed)
+            return;
+        if (i == common && due != 0)
+            builder->piece[at].message = ++builder->told;
+        builder->path[i] = at;
+        builder->instruction[i] = frame[i];
+        parent = at + 1;
+    }
+    builder->depth = depth;
+    builder->total += (double)sample->wall_ns;
+    for (uint32_t i = 0; i < depth; i++) {
+        struct piece *piece = &builder->piece[builder->path[i]];
+        piece->time += (double)sample->wall_ns;
+        piece->end = builder->total;
+    }
+    builder->piece[builder->path[depth - 1]].self += (double)sample->wall_ns;
+}
+
+/* ---- what goes in, in order of time ------------------------------------------------------------------ */
+
+static int by_sample_time(const void *a, const void *b)
+{
+    const struct held_sample *x = a, *y = b;
+    return x->time_ns < y->time_ns ? -1 : x->time_ns > y->time_ns;
+}
+
+static int by_event_time(const void *a, const void *b)
+{
+    const struct event *x = a, *y = b;
+    if (x->time_ns != y->time_ns)
+        return x->time_ns < y->time_ns ? -1 : 1;
+    return x->end < y->end ? -1 : x->end > y->end;
+}
+
+static struct held_sample *samples_of(const struct actions *actions, uint32_t root)
+{
+    const struct action *action = &actions->action[root];
+    struct held_sample *sample = malloc((action->samples + 1) * sizeof *sample);
+    uint32_t n = 0;
+    if (sample == NULL)
+        return NULL;
+    for (uint32_t s = action->first_sample; s != ACTIONS_NONE; s = actions->sample[s].next)
+        sample[n++] = actions->sample[s];
+    qsort(sample, n, sizeof *sample, by_sample_time);
+    return sample;
+}
+
+static bool gather_events(struct builder *builder, uint32_t root)
+{
+    const struct actions *actions = &builder->merge->actions;
+    uint32_t most = 1;
+    for (uint32_t at = actions->action[root].family; at != ACTIONS_NONE; at = actions->action[at].sibling)
+        most += 2;
+    builder->event = malloc(most * sizeof *builder->event);
+    if (builder->event == NULL)
+        return false;
+    builder->event[builder->events++] = (struct event){0, root, false};
+    for (uint32_t at = actions->action[root].family; at != ACTIONS_NONE; at = actions->action[at].sibling) {
+        const struct action *member = &actions->action[at];
+        builder->event[builder->events++] = (struct event){member->begin.time_ns, at, false};
+        if (member->ended)
+            builder->event[builder->events++] = (struct event){member->end.time_ns, at, true};
+    }
+    qsort(builder->event, builder->events, sizeof *builder->event, by_event_time);
+    return true;
+}
+
+/* ---- JSON -------------------------------------------------------------------------------------------- */
+
+static const char *status_of(const struct action *action)
+{
+    return action->end.header.flags & END_ERROR ? "failed" : "succeeded";
+}
+
+static json_t *message_json(const struct merge *merge, const struct event *event)
+{
+    const struct action *action = &merge->actions.action[event->action];
+    char uuid[37];
+    uuid_text(action->begin.task_uuid, uuid);
+    return json_pack("{s:s,s:s,s:s}", "action_type", names_text(&merge->types, action->type), "action_status",
+                     event->end ? status_of(action) : "started", "task_uuid", uuid);
+}
+
+static json_t *piece_json(const struct builder *builder, const struct piece *piece, double scale,
+                          uint64_t begin_real_ns)
+{
+    json_t *json = json_pack(
+        "{s:s,s:f,s:f,s:o,s:o,s:[]}", "instruction",
+        names_text(&builder->merge->instructions, piece->instruction), "time", piece->time * scale / 1e9,
+        "self_time", piece->self * scale / 1e9, "start_time",
+        instant_json(begin_real_ns + (uint64_t)(piece->start * scale)), "end_time",
+        instant_json(begin_real_ns + (uint64_t)(piece->end * scale)), "children");
+    if (piece->message != 0)
+        json_object_set_new(json, "message",
+                            message_json(builder->merge, &builder->event[piece->message - 1]));
+    return json;
+}
+
+static json_t *children_json(const struct builder *builder, double scale, uint64_t begin_real_ns)
+{
+    json_t *top = json_array();
+    json_t **made = calloc(builder->pieces + 1, sizeof *made);
+    for (uint32_t i = 0; made != NULL && i < builder->pieces; i++) {
+        const struct piece *piece = &builder->piece[i];
+        made[i] = piece_json(builder, piece, scale, begin_real_ns);
+        json_t *parent = piece->parent != 0 ? json_object_get(made[piece->parent - 1], "children") : top;
+        json_array_append_new(parent, made[i]);
+    }
+    free(made);
+    return top;
+}
+
+static json_t *action_json(const struct builder *builder, uint32_t root, const struct classic_origin *origin)
+{
+    static const char *const granularity[] = {"file", "method", "line"};
+    const struct merge *merge = builder->merge;
+    const struct action *action = &merge->actions.action[root];
+    uint64_t begin_real_ns = action->begin.time_ns + (uint64_t)origin->real_offset_ns;
+    double latency = (double)action->end.latency_ns;
+    char uuid[37];
+    uuid_text(action->begin.task_uuid, uuid);
+    json_t *json = json_pack(
+        "{s:s,s:s,s:s,s:I,s:o,s:o,s:f,s:f}", "kind", "action", "source", origin->source, "task_uuid", uuid,
+        "thread", (json_int_t)action->begin.thread, "start_time", instant_json(begin_real_ns), "end_time",
+        instant_json(begin_real_ns + action->end.latency_ns), "time", latency / 1e9, "self_time",
+        builder->total > 0 ? 0.0 : latency / 1e9);
+    json_object_set_new(json, "action_type", json_string(names_text(&merge->types, action->type)));
+    json_object_set_new(json, "action_status", json_string(status_of(action)));
+    json_object_set_new(json, "pid", json_integer(origin->pid));
+    json_object_set_new(json, "weight", json_real(merge_weight(&action->begin)));
+    json_object_set_new(json, "interval", json_real((double)action->begin.interval_us / 1e6));
+    json_object_set_new(
+        json, "code_granularity",
+        json_string(
+            granularity[action->begin.granularity <= GRANULARITY_LINE ? action->begin.granularity : 0]));
+    json_object_set_new(json, "cpu_time", json_real((double)action->end.cpu_ns / 1e9));
+    double scale = builder->total > 0 ? latency / builder->total : 0;
+    json_object_set_new(json, "children", children_json(builder, scale, begin_real_ns));
+    return json;
+}
+
+char *classic_action(const struct merge *merge, uint32_t root, const struct classic_origin *origin)
+{
+    struct builder builder = {.merge = merge};
+    struct held_sample *sample = samples_of(&merge->actions, root);
+    char *line = NULL;
+    if (sample != NULL && gather_events(&builder, root)) {
+        for (uint32_t i = 0; i < merge->actions.action[root].samples && !builder.failed; i++)
+            add_sample(&builder, &sample[i]);
+        if (builder.depth != 0) /* without any sample there is no place for messages */
+            tell_events(&builder, 0, builder.instruction[0], builder.events - builder.told);
+        json_t *json = builder.failed ? NULL : action_json(&builder, root, origin);
+        line = json != NULL ? json_dumps(json, JSON_COMPACT) : NULL;
+        json_decref(json);
+    }
+    free(sample);
+    free(builder.event);
+    free(builder.piece);
+    return line;
+}
+
+/* ---- merged profiles --------------------------------------------------------------------------------- */
+
+/* The stacks of a type as nested children; `scale` turns sampled ns into seconds. */
+static json_t *merged_children(const struct merge *merge, const struct cell *cell, uint32_t cells,
+                               double scale)
+{
+    uint32_t count = 0, *stack = tree_stacks(merge, cell, cells, &count);
+    double *self = calloc(count + 1, sizeof *self), *time = calloc(count + 1, sizeof *time);
+    json_t **made = calloc(count + 1, sizeof *made), *top = json_array();
+    if (stack == NULL || self == NULL || time == NULL || made == NULL)
+        count = cells = 0;
+    for (uint32_t i = 0; i < cells; i++)
+        for (int state = 0; state < SAMPLE_STATES && cell[i].stack != 0; state++)
+            self[tree_find(stack, count, cell[i].stack)] += cell[i].wall[state] * scale;
+    for (uint32_t i = count; i-- > 0;) {
+        time[i] += self[i];
+        uint32_t parent = stacks_node(&merge->stacks, stack[i]).parent;
+        if (parent != 0)
+            time[tree_find(stack, count, parent)] += time[i];
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct stack_node node = stacks_node(&merge->stacks, stack[i]);
+        made[i] = json_pack("{s:s,s:f,s:f,s:[]}", "instruction",
+                            names_text(&merge->instructions, node.instruction), "time", time[i], "self_time",
+                            self[i], "children");
+        json_t *parent = node.parent == 0
+                             ? top
+                             : json_object_get(made[tree_find(stack, count, node.parent)], "children");
+        json_array_append_new(parent, made[i]);
+    }
+    free(stack);
+    free(self);
+    free(time);
+    free(made);
+    return top;
+}
+
+static struct cell *cells_of(const struct profile *profile, uint32_t type, uint32_t *count)
+{
+    struct cell *cell = malloc((profile->cells + 1) * sizeof *cell);
+    *count = 0;
+    for (uint32_t i = 0; cell != NULL && i < profile->cells; i++)
+        if (profile->cell[i].type == type)
+            cell[(*count)++] = profile->cell[i];
+    return cell;
+}
+
+char *classic_profile(const struct merge *merge, const struct window *window,
+                      const struct type_totals *totals, const char *source)
+{
+    uint32_t cells;
+    struct cell *cell = cells_of(&window->profile, totals->type, &cells);
+    if (cell == NULL)
+        return NULL;
+    double sampled = 0, wall = (double)totals->latency_sum_ns / 1e9;
+    for (uint32_t i = 0; i < cells; i++)
+        for (int state = 0; state < SAMPLE_STATES; state++)
+            sampled += cell[i].wall[state];
+    double scale = sampled > 0 ? wall / sampled : 0;
+    uint64_t max = totals->latency_max_ns;
+    json_t *json = json_pack(
+        "{s:s,s:s,s:s,s:o,s:o,s:f,s:f}", "kind", "profile", "source", source, "action_type",
+        names_text(&merge->types, totals->type), "window_start", instant_json(window->start_real_ns),
+        "window_end", instant_json(window->end_real_ns), "time", wall, "self_time", 0.0);
+    json_object_set_new(json, "count", json_integer((json_int_t)totals->count));
+    json_object_set_new(json, "errors", json_integer((json_int_t)totals->errors));
+    json_object_set_new(json, "profiled", json_integer((json_int_t)totals->profiled));
+    json_object_set_new(
+        json, "latency",
+        json_pack("{s:f,s:f,s:f,s:f,s:f}", "mean", totals->count != 0 ? wall / (double)totals->count : 0.0,
+                  "p50", histogram_quantile(&totals->histogram, 0.5, max) / 1e9, "p90",
+                  histogram_quantile(&totals->histogram, 0.9, max) / 1e9, "p99",
+                  histogram_quantile(&totals->histogram, 0.99, max) / 1e9, "max", (double)max / 1e9));
+    json_object_set_new(json, "children", merged_children(merge, cell, cells, scale));
+    char *line = json_dumps(json, JSON_COMPACT);
+    json_decref(json);
+    free(cell);
+    return line;
+}

@@ -1,0 +1,505 @@
+/* Life of a pool: see pool.h. */
+#include "aggregator/pool.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "aggregator/checkpoint.h"
+#include "aggregator/deliver.h"
+#include "aggregator/log.h"
+#include "shm/clock.h"
+#include "shm/fault.h"
+
+/* ---- the pages that workers map ---------------------------------------------------------------------- */
+
+struct page_head {
+    uint64_t magic;
+    uint32_t abi;
+};
+
+static void *map_page(int fd, size_t bytes, const char *path, uint64_t magic, uint32_t abi)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (size_t)st.st_size < bytes) {
+        fault(EPROTO, "%s is not what it should be", path);
+        return NULL;
+    }
+    void *page = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (page == MAP_FAILED) {
+        fault(errno, "cannot map %s", path);
+        return NULL;
+    }
+    struct page_head head;
+    memcpy(&head, page, sizeof head);
+    if (head.magic != magic || head.abi != abi) {
+        munmap(page, bytes);
+        fault(EPROTO, "%s is of another version", path);
+        return NULL;
+    }
+    return page;
+}
+
+/* Map a shared page; make it (zeroed, magic set) if it is not there. Never replaced: workers keep their mapping. */
+static void *shared_page(const struct pool *pool, const char *name, size_t bytes, uint64_t magic,
+                         uint32_t abi)
+{
+    char path[DIRECTORY_PATH_MAX], temporary[DIRECTORY_PATH_MAX + 8];
+    if (directory_join(path, pool->path, name) != 0)
+        return NULL;
+    int fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) {
+        snprintf(temporary, sizeof temporary, "%s.new", path);
+        fd = open(temporary, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+        int error = fd < 0 ? errno : posix_fallocate(fd, 0, SEGMENT_PAGE);
+        struct page_head head = {.magic = magic, .abi = abi};
+        if (error == 0 && pwrite(fd, &head, sizeof head, 0) != (ssize_t)sizeof head)
+            error = errno;
+        if (error == 0 && getuid() != pool->uid && fchown(fd, pool->uid, (gid_t)-1) != 0)
+            error = errno;
+        if (error == 0 && rename(temporary, path) != 0)
+            error = errno;
+        if (error != 0) {
+            fault(error, "cannot make %s", path);
+            if (fd >= 0) {
+                close(fd);
+                unlink(temporary);
+            }
+            return NULL;
+        }
+    } else if (fd < 0) {
+        fault(errno, "cannot open %s", path);
+        return NULL;
+    }
+    void *page = map_page(fd, bytes, path, magic, abi);
+    close(fd);
+    return page;
+}
+
+static void publish_rates(struct pool *pool, const uint32_t probability[STRATA])
+{
+    struct rates rates = {
+        .interval_ns = pool->limits.interval_ns,
+        .cycle_ns = POOL_CYCLE_NS,
+        .cap = pool->limits.cap,
+        .granularity = pool->limits.granularity,
+        .paused = pool->limits.paused,
+        .passthrough = pool->limits.passthrough,
+        .process = pool->process_scope,
+    };
+    memcpy(rates.probability, probability, sizeof rates.probability);
+    if (memcmp(&rates, &pool->published, sizeof rates) == 0 && pool->rates->generation != 0)
+        return;
+    rates_write(pool->rates, &rates);
+    pool->published = rates;
+}
+
+/* Until the first cycle: what is asked for, everything admitted up to the cap. */
+static void first_limits(struct pool *pool)
+{
+    pool->asked = requests_limits(&pool->requests, pool->config, &pool->process_scope);
+    pool->limits = (struct budget_limits){
+        .interval_ns = pool->asked.interval_ns,
+        .granularity = pool->asked.granularity,
+        .cap = pool->asked.cap,
+    };
+    uint32_t probability[STRATA];
+    for (int i = 0; i < STRATA; i++)
+        probability[i] = UINT32_MAX;
+    publish_rates(pool, probability);
+}
+
+/* ---- finding workers and requests -------------------------------------------------------------------- */
+
+const struct worker *pool_worker(const struct pool *pool, uint32_t number)
+{
+    const struct worker *worker = pool->workers;
+    while (worker != NULL && worker->number != number)
+        worker = worker->next;
+    return worker;
+}
+
+static bool is_known_file(const struct pool *pool, const char *path, const char *name)
+{
+    for (const struct worker *worker = pool->workers; worker != NULL; worker = worker->next)
+        if (strcmp(worker->path, path) == 0)
+            return true;
+    for (unsigned i = 0; i < pool->refused_count; i++)
+        if (strcmp(pool->refused[i], name) == 0)
+            return true;
+    return false;
+}
+
+static void refuse(struct pool *pool, const char *name)
+{
+    log_line("pool %s: %s", pool->source, fault_text());
+    if (pool->refused_count < POOL_REFUSED_MOST)
+        snprintf(pool->refused[pool->refused_count++], sizeof pool->refused[0], "%s", name);
+}
+
+/* What the checkpoint says of a segment that was found again. */
+static bool adopt(struct pool *pool, struct worker *worker)
+{
+    for (struct known_worker **link = &pool->known; *link != NULL; link = &(*link)->next) {
+        struct known_worker *known = *link;
+        if (memcmp(known->uuid, worker->header.uuid, sizeof known->uuid) != 0)
+            continue;
+        worker->number = known->number;
+        memcpy(worker->position, known->position, sizeof worker->position);
+        worker->taken = known->taken;
+        worker->cpu_ns = known->cpu_ns;
+        *link = known->next;
+        free(known);
+        return true;
+    }
+    return false;
+}
+
+static void find_worker(struct pool *pool, const char *path, const char *name)
+{
+    struct worker *worker;
+    int rc = worker_open(&worker, path, pool->uid, pool->next_number);
+    if (rc == -ENOENT)
+        return;
+    if (rc != 0) {
+        refuse(pool, name);
+        return;
+    }
+    if (!adopt(pool, worker)) {
+        pool->next_number++;
+        rc = worker_begin_at_heads(worker);
+    }
+    if (rc != 0) {
+        refuse(pool, name);
+        worker_close(worker);
+        return;
+    }
+    worker->next = pool->workers;
+    pool->workers = worker;
+    pool->ever++;
+    pool->dirty = true;
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* A temporary file whose maker died before it had its final name. */
+static void drop_stale(const char *path)
+{
+    struct stat st;
+    if (lstat(path, &st) == 0 && time(NULL) - st.st_mtime > 60)
+        unlink(path);
+}
+
+static void scan_rings(struct pool *pool)
+{
+    DIR *directory = opendir(pool->rings);
+    if (directory == NULL)
+        return;
+    for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
+        char path[DIRECTORY_PATH_MAX];
+        if (directory_join(path, pool->rings, entry->d_name) != 0)
+            continue;
+        if (entry->d_name[0] == '.' && ends_with(entry->d_name, ".new"))
+            drop_stale(path);
+        else if (entry->d_name[0] != '.' && ends_with(entry->d_name, ".ring") &&
+                 !is_known_file(pool, path, entry->d_name))
+            find_worker(pool, path, entry->d_name);
+    }
+    closedir(directory);
+}
+
+/* Has a folder changed since it was read? */
+static bool changed(const char *path, struct timespec *seen, bool force)
+{
+    struct stat st;
+    if (stat(path, &st) != 0)
+        return false;
+    bool moved = st.st_mtim.tv_sec != seen->tv_sec || st.st_mtim.tv_nsec != seen->tv_nsec;
+    /* Times of change are as coarse as a clock tick: one that is fresh may hide a later change. */
+    moved |= time(NULL) - st.st_mtim.tv_sec <= 1;
+    *seen = st.st_mtim;
+    return moved || force;
+}
+
+void pool_scan(struct pool *pool, bool force)
+{
+    if (changed(pool->folder, &pool->folder_seen, force) &&
+        requests_scan(&pool->requests, pool->folder, pool->uid, pool->source, pool->config)) {
+        pool->asked = requests_limits(&pool->requests, pool->config, &pool->process_scope);
+        /* Lower caps hold at once; the rest comes with the next cycle. */
+        if (pool->budget_state.cycles == 0)
+            first_limits(pool);
+    }
+    if (changed(pool->rings, &pool->rings_seen, force))
+        scan_rings(pool);
+}
+
+/* Workers of the checkpoint whose segment is gone: an earlier life had removed it, or its tmpfs is new. */
+static void forget_unfound(struct pool *pool)
+{
+    for (struct known_worker *known = pool->known, *next; known != NULL; known = next) {
+        next = known->next;
+        merge_forget_worker(&pool->merge, known->number);
+        taken_close(&known->taken);
+        free(known);
+    }
+    pool->known = NULL;
+}
+
+/* ---- opening and closing ----------------------------------------------------------------------------- */
+
+int pool_open(struct pool **out, const char *directory, const char *name, const struct config *config)
+{
+    struct pool *pool = calloc(1, sizeof *pool);
+    if (pool == NULL)
+        return fault(ENOMEM, "pool");
+    pool->config = config;
+    pool->next_number = 1;
+    pool->next_window = 1;
+    struct stat st;
+    uint64_t now = clock_monotonic_ns();
+    int rc = directory_parse_pool(name, &pool->uid, pool->source);
+    if (rc == 0)
+        rc = directory_join(pool->path, directory, name);
+    if (rc == 0)
+        rc = directory_join(pool->rings, pool->path, "rings");
+    if (rc == 0)
+        rc = directory_join(pool->folder, pool->path, "requests");
+    if (rc == 0 && (lstat(pool->path, &st) != 0 || !S_ISDIR(st.st_mode) || st.st_uid != pool->uid))
+        rc = fault(EPERM, "%s is not a folder of uid %lu", pool->path, (unsigned long)pool->uid);
+    if (rc == 0)
+        rc = merge_open(&pool->merge, now, clock_realtime_ns());
+    if (rc == 0 && ((pool->budget = shared_page(pool, "budget", sizeof *pool->budget, BUDGET_MAGIC,
+                                                BUDGET_ABI)) == NULL ||
+                    (pool->rates = shared_page(pool, "rates", sizeof *pool->rates, RATES_MAGIC,
+                                               RATES_ABI)) == NULL))
+        rc = -EIO;
+    if (rc != 0) {
+        pool_close(pool);
+        return rc;
+    }
+    pool->merge.on_root = deliver_root;
+    pool->merge.context = pool;
+    pool->cycle_at_ns = pool->accounted_at_ns = now;
+    if (checkpoint_load(pool) != 0) {
+        log_line("pool %s starts afresh: %s", pool->source, fault_text());
+        checkpoint_forget(pool);
+    }
+    requests_scan(&pool->requests, pool->folder, pool->uid, pool->source, config);
+    first_limits(pool);
+    pool_heartbeat(pool, now);
+    pool_scan(pool, true);
+    forget_unfound(pool);
+    *out = pool;
+    return 0;
+}
+
+void pool_close(struct pool *pool)
+{
+    while (pool->workers != NULL) {
+        struct worker *worker = pool->workers;
+        pool->workers = worker->next;
+        worker_close(worker);
+    }
+    forget_unfound(pool);
+    requests_close(&pool->requests);
+    windows_free(&pool->windows);
+    merge_close(&pool->merge);
+    if (pool->budget != NULL)
+        munmap(pool->budget, sizeof *pool->budget);
+    if (pool->rates != NULL)
+        munmap(pool->rates, sizeof *pool->rates);
+    free(pool);
+}
+
+void pool_heartbeat(struct pool *pool, uint64_t now_ns)
+{
+    atomic_store_explicit(&pool->rates->heartbeat_ns, now_ns, memory_order_relaxed);
+}
+
+/* ---- rounds ------------------------------------------------------------------------------------------ */
+
+static void quarantine(struct pool *pool, struct worker *worker)
+{
+    worker->quarantined = true;
+    pool->quarantined++;
+    pool->merge.open->sums.quarantined++;
+    pool->dirty = true;
+    merge_forget_worker(&pool->merge, worker->number);
+    log_line("pool %s: process %d is read no more, its segment breaks the rules: %s", pool->source,
+             worker->header.pid, fault_text());
+}
+
+uint64_t pool_round(struct pool *pool)
+{
+    uint64_t moved = 0;
+    pool->merge.round++;
+    pool->attached = 0;
+    pool->fill = 0;
+    for (struct worker *worker = pool->workers; worker != NULL; worker = worker->next) {
+        /* Asked before the drain: what a dead process wrote is then all there. */
+        bool alive = worker_alive(worker);
+        pool->attached += alive && !worker->closed;
+        if (worker->final || worker->quarantined) {
+            worker->final |= !alive;
+            pool->dirty |= !alive;
+            continue;
+        }
+        int rc = worker_drain(worker, &pool->merge, pool->seen);
+        if (rc < 0 && rc != -ENOMEM) {
+            quarantine(pool, worker);
+            continue;
+        }
+        moved += rc > 0 ? (uint64_t)rc : 0;
+        if (worker->fill > pool->fill)
+            pool->fill = worker->fill;
+        if ((!alive || worker->closed) && rc == 0 && ++worker->final_rounds >= POOL_FINAL_ROUNDS) {
+            merge_close_ended(&pool->merge, UINT64_MAX);
+            merge_forget_worker(&pool->merge, worker->number);
+            worker->final = true;
+            pool->dirty = true;
+        }
+    }
+    if (pool->merge.actions.ended != 0) {
+        merge_close_ended(&pool->merge, pool->merge.round);
+        pool->dirty = true;
+    }
+    pool->dirty |= moved != 0;
+    return moved;
+}
+
+/* ---- cycles ------------------------------------------------------------------------------------------ */
+
+void pool_account(struct pool *pool, uint64_t aggregator_cpu_ns, uint64_t now_ns)
+{
+    struct window_sums *sums = &pool->merge.open->sums;
+    uint64_t passed = now_ns - pool->accounted_at_ns, used = 0;
+    pool->accounted_at_ns = now_ns;
+    for (struct worker *worker = pool->workers; worker != NULL; worker = worker->next) {
+        if (worker->final || worker->quarantined)
+            continue;
+        used += worker_cpu(worker);
+        uint64_t attached = now_ns > worker->attached_ns ? now_ns - worker->attached_ns : 0;
+        if (!worker->dead)
+            sums->attached_ns += attached < passed ? attached : passed;
+    }
+    uint64_t ours = sums->sampler_cpu_ns + sums->hook_cpu_ns - pool->own_cpu_ns;
+    pool->own_cpu_ns = sums->sampler_cpu_ns + sums->hook_cpu_ns;
+    sums->worker_cpu_ns += used > ours ? used - ours : 0;
+    sums->aggregator_cpu_ns += aggregator_cpu_ns;
+    pool->merge.open->end_ns = now_ns;
+    pool->merge.open->end_real_ns = clock_realtime_ns();
+}
+
+static struct budget_measure measure(const struct pool *pool, uint64_t now_ns)
+{
+    const struct window_sums *sums = &pool->merge.open->sums, *base = &pool->cycle_base;
+    double demand = 0;
+    for (int i = 0; i < STRATA; i++)
+        demand += (double)pool->seen[i];
+    return (struct budget_measure){
+        .seconds = (double)(now_ns - pool->cycle_at_ns) / 1e9,
+        .sampler_cpu = (double)(sums->sampler_cpu_ns - base->sampler_cpu_ns) / 1e9,
+        .hook_cpu = (double)(sums->hook_cpu_ns - base->hook_cpu_ns) / 1e9,
+        .aggregator_cpu = (double)(sums->aggregator_cpu_ns - base->aggregator_cpu_ns) / 1e9,
+        .worker_cpu = (double)(sums->worker_cpu_ns - base->worker_cpu_ns) / 1e9,
+        .attached = (double)(sums->attached_ns - base->attached_ns) / 1e9,
+        .demand = demand,
+    };
+}
+
+static void drop_window(uint64_t id, void *context)
+{
+    struct pool *pool = context;
+    if (id != 0 && pool->dropped_windows < POOL_DROPPED_MOST)
+        pool->dropped_window[pool->dropped_windows++] = id;
+}
+
+static void close_window(struct pool *pool, uint64_t now_ns)
+{
+    struct window *fresh = window_new(now_ns, clock_realtime_ns());
+    if (fresh == NULL || windows_close_one(&pool->windows, pool->merge.open, drop_window, pool) != 0) {
+        window_put(fresh); /* the open one goes on until there is memory */
+        return;
+    }
+    deliver_window(pool, pool->merge.open);
+    pool->merge.open = fresh;
+    memset(&pool->cycle_base, 0, sizeof pool->cycle_base);
+    pool->own_cpu_ns = 0;
+    merge_fade(&pool->merge);
+    windows_publish(&pool->windows, NULL);
+    pool->dirty = true;
+}
+
+void pool_cycle(struct pool *pool, uint64_t now_ns)
+{
+    struct budget_measure cost = measure(pool, now_ns);
+    pool->cycle_at_ns = now_ns;
+    pool->cycle_base = pool->merge.open->sums;
+    budget_step(&pool->budget_state, &pool->asked, &cost, &pool->limits);
+    uint32_t probability[STRATA];
+    admission_step(&pool->admission, pool->seen, pool->limits.cap, probability);
+    memset(pool->seen, 0, sizeof pool->seen);
+    publish_rates(pool, probability);
+    if (budget_audit(pool->budget, (uint32_t)(now_ns / POOL_CYCLE_NS)))
+        log_line("pool %s: the budget word was damaged and is set back", pool->source);
+    uint64_t age = now_ns - pool->merge.open->start_ns;
+    if (age >= POOL_IDLE_WINDOW_NS || (age >= POOL_WINDOW_NS && !window_idle(pool->merge.open)))
+        close_window(pool, now_ns);
+}
+
+int pool_publish(struct pool *pool, uint64_t now_ns)
+{
+    pool->merge.open->end_ns = now_ns;
+    pool->merge.open->end_real_ns = clock_realtime_ns();
+    return windows_publish(&pool->windows, pool->merge.open);
+}
+
+/* ---- the end of workers and of the pool -------------------------------------------------------------- */
+
+void pool_after_checkpoint(struct pool *pool)
+{
+    for (struct worker **link = &pool->workers; *link != NULL;) {
+        struct worker *worker = *link;
+        worker_store_heads(worker);
+        if (!worker->final) {
+            link = &worker->next;
+            continue;
+        }
+        unlink(worker->path);
+        *link = worker->next;
+        worker_close(worker);
+    }
+}
+
+static void empty_folder(const char *path)
+{
+    DIR *directory = opendir(path);
+    if (directory == NULL)
+        return;
+    for (struct dirent *entry; (entry = readdir(directory)) != NULL;)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            unlinkat(dirfd(directory), entry->d_name, 0);
+    closedir(directory);
+}
+
+void pool_remove(struct pool *pool)
+{
+    empty_folder(pool->folder);
+    rmdir(pool->folder);
+    empty_folder(pool->rings);
+    rmdir(pool->rings);
+    empty_folder(pool->path);
+    if (rmdir(pool->path) != 0 && errno != ENOENT)
+        log_line("cannot remove %s: %s", pool->path, strerror(errno));
+}
