@@ -171,6 +171,8 @@ static PyObject *call_request(PyObject *object, PyObject *args, PyObject *kwargs
             self->error = PyUnicode_READ_CHAR(status, 0) >= '5' && PyUnicode_READ_CHAR(status, 0) <= '9';
         headers = with_task_uuid(self, PyTuple_GET_ITEM(args, 1));
     }
+    if (self->name == NULL && self->environ != NULL && !PyErr_Occurred())
+        self->name = route_template(self); /* now, because Flask drops its request from the environ before close() */
     if (headers != NULL) {
         replaced = PyTuple_GetSlice(args, 0, PyTuple_GET_SIZE(args));
         if (replaced == args) { /* a whole slice of a tuple is the tuple itself */

@@ -12,7 +12,7 @@ import textwrap
 
 import profilomatic
 import pytest
-from _support import environment, free_port, get, run, server, uwsgis
+from _support import aggregator, ask, environment, free_port, get, run, server, uwsgis
 from profilomatic import uwsgi
 
 APPLICATION = """
@@ -259,6 +259,21 @@ def test_the_flask_development_server(tmp_path, apps):
         status, headers, body = get(port, '/item/3')
     assert (status, body, 'x-task-uuid' in headers) == (200, b'3', True)
     assert 'profilomatic:' not in process.output
+
+
+def test_requests_are_counted_and_named_by_their_route(tmp_path, apps):
+    pytest.importorskip('gunicorn')
+    pytest.importorskip('flask')
+    port = free_port()
+    command = [sys.executable, '-m', 'gunicorn', '-w', '2', '-b', '127.0.0.1:%d' % port, 'flasky:app']
+    with aggregator(tmp_path / 'run'):
+        env = environment(tmp_path / 'run', PROFILOMATIC_SOURCE_NAME='routes')
+        with server(command, port, env, apps) as process:
+            assert [get(port, '/item/%d' % n)[2] for n in range(20)] == [b'%d' % n for n in range(20)]
+            assert get(port, '/missing/17')[0] == 404
+        assert process.status == 0
+        report = ask(tmp_path / 'run', verb='report', source='routes', seconds=None, action=None, limit=5, stacks=False)
+    assert {a['action_type']: a['count'] for a in report['actions']} == {'/item/<int:n>': 20, '/missing/<int>': 1}
 
 
 # ---- nothing else changes
