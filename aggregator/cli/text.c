@@ -62,13 +62,17 @@ static const char *show_percent(double ratio, char shown[SHOWN])
     return shown;
 }
 
-static void print_overhead(FILE *out, const json_t *overhead)
+/* `seconds`: what the figures cover. The budget holds from 10 s after the start on, in windows of 10 s. */
+static void print_overhead(FILE *out, const json_t *overhead, double seconds)
 {
     char a[SHOWN], b[SHOWN], c[SHOWN], d[SHOWN], e[SHOWN], f[SHOWN];
     double ratio = number(overhead, "ratio"), budget = number(overhead, "budget");
     fprintf(out,
             "overhead %s of the workers' CPU, budget %s%s: sampler %s, hooks %s, aggregator %s; workers %s\n",
-            show_percent(ratio, a), show_percent(budget, b), ratio > budget ? " (exceeded)" : "",
+            show_percent(ratio, a), show_percent(budget, b),
+            !(ratio > budget) ? ""
+            : seconds < 20    ? " (the start weighs in so short a time)"
+                              : " (exceeded)",
             show_time(number(overhead, "sampler_cpu"), c), show_time(number(overhead, "hook_cpu"), d),
             show_time(number(overhead, "aggregator_cpu"), e), show_time(number(overhead, "worker_cpu"), f));
 }
@@ -84,7 +88,7 @@ static void print_head(FILE *out, const json_t *report)
     print_name(out, text(window, "start"));
     fprintf(out, ", %.0f worker%s\n", number_or_zero(report, "workers"),
             number_or_zero(report, "workers") == 1 ? "" : "s");
-    print_overhead(out, json_object_get(report, "overhead"));
+    print_overhead(out, json_object_get(report, "overhead"), number(window, "seconds"));
     fprintf(out, "profiled %.0f actions, shed %.0f", number_or_zero(cycle, "admitted"),
             number_or_zero(cycle, "shed"));
     if (number_or_zero(cycle, "cap") > 0)
@@ -249,12 +253,17 @@ static void print_pool(FILE *out, const json_t *pool)
     size_t i;
     json_t *one;
     const json_t *workers = json_object_get(pool, "workers");
+    double longest = 0;
+    json_array_foreach(workers, i, one)
+    {
+        longest = fmax(longest, number_or_zero(one, "attached_seconds"));
+    }
     putc('\n', out);
     print_name(out, text(pool, "source"));
     fprintf(out, " (uid %.0f): %zu worker%s, %.0f records dropped, %.0f damaged segment(s)\n  ",
             number_or_zero(pool, "uid"), json_array_size(workers), json_array_size(workers) == 1 ? "" : "s",
             number_or_zero(pool, "dropped"), number_or_zero(pool, "quarantined"));
-    print_overhead(out, json_object_get(pool, "overhead"));
+    print_overhead(out, json_object_get(pool, "overhead"), longest);
     print_limits(out, json_object_get(pool, "limits"));
     json_array_foreach(workers, i, one)
     {

@@ -201,6 +201,8 @@ def test_names_cannot_send_escape_sequences_to_a_terminal(saved):
 def test_a_budget_that_was_exceeded_is_said(tmp_path):
     path = changed(tmp_path, lambda report: report['overhead'].update(ratio=0.03))
     assert '(exceeded)' in profilomatic('report', path).stdout
+    path = changed(tmp_path, lambda r: (r['overhead'].update(ratio=0.03), r['window'].update(seconds=4.0)))
+    assert '(the start weighs' in profilomatic('report', path).stdout
 
 
 def test_json_gives_the_report_back(saved):
