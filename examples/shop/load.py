@@ -67,7 +67,7 @@ def main():
     parser.add_argument('url')
     parser.add_argument('--seconds', type=float, default=15)
     parser.add_argument('--clients', type=int, default=6)
-    parser.add_argument('--pause', type=float, default=0.01, help='seconds each client waits between two requests')
+    parser.add_argument('--pause', type=float, default=0.02, help='seconds each client waits between two requests')
     parser.add_argument('--wait', type=float, default=20, help='seconds to wait for the server to come up')
     parser.add_argument('--json', action='store_true', help='print the counts as one JSON object')
     options = parser.parse_args()
