@@ -1,6 +1,7 @@
 """The command `profilomatic`: rendering and converting a report, asking an aggregator, running a command."""
 
 import copy
+import fcntl
 import json
 import os
 import signal
@@ -411,8 +412,21 @@ def test_status_shows_workers_overhead_limits_and_destinations(tmp_path):
 # ---- run ----
 
 
+def abandoned(directory):
+    """Nobody holds its lock: it is not the directory of another `run` on this machine."""
+    try:
+        with open(directory / 'run.lock') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return directory.exists()
+    return True
+
+
 def shared_memory():
-    return sorted(str(p) for p in Path('/dev/shm').glob(f'profilomatic-{os.geteuid()}/run-*'))
+    """Directories that a `run` has left behind."""
+    return sorted(str(p) for p in Path('/dev/shm').glob(f'profilomatic-{os.geteuid()}/run-*') if abandoned(p))
 
 
 @pytest.fixture(autouse=True)
@@ -522,14 +536,48 @@ time.sleep(30)
 """
 
 
-def start(*command, options=(), **how):
-    process = subprocess.Popen(
-        [COMMAND, 'run', *options, '--', *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how
-    )
-    return process
+def children_of(pid):
+    return [int(p) for p in Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
 
 
-def test_signals_sent_to_run_reach_the_command_once():
+def name_of(pid):
+    try:
+        return Path(f'/proc/{pid}/comm').read_text().strip()
+    except OSError:
+        return ''
+
+
+def until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, 'waited in vain'
+        time.sleep(0.02)
+
+
+def aggregators_of(pid):
+    return [child for child in children_of(pid) if name_of(child).startswith('profilomatic-ag')]
+
+
+@pytest.fixture
+def start(nothing_left):
+    """Starts a command under `run`; returns once the command runs. What a failed test leaves is ended."""
+    started = []
+
+    def start(*command, **how):
+        arguments = [COMMAND, 'run', '--', *command]
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
+        started.append(process)
+        until(lambda: any(not name_of(child).startswith('profilomatic') for child in children_of(process.pid)))
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_signals_sent_to_run_reach_the_command_once(start):
     process = start(sys.executable, '-S', '-c', TRAPS.replace('time.sleep(30)', 'for _ in range(300): time.sleep(0.1)'))
     ready = process.stdout.readline().split()
     assert ready[0] == 'ready' and int(ready[1]) == process.pid and int(ready[2]) == os.getpgrp()
@@ -566,31 +614,10 @@ def test_a_terminals_interrupt_is_not_doubled():
     assert seen.count(b'SIGINT') == 1 and b'end' in seen
 
 
-def children_of(pid):
-    return [int(p) for p in Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
-
-
-def name_of(pid):
-    try:
-        return Path(f'/proc/{pid}/comm').read_text().strip()
-    except OSError:
-        return ''
-
-
-def aggregator_of(pid):
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        for child in children_of(pid):
-            if name_of(child).startswith('profilomatic-ag'):
-                return child
-        time.sleep(0.02)
-    raise AssertionError('no aggregator')
-
-
-def test_the_aggregator_is_a_session_of_its_own_and_holds_none_of_our_files():
+def test_the_aggregator_is_a_session_of_its_own_and_holds_none_of_our_files(start):
     with open('/dev/null') as extra:
         process = start('sleep', '30', pass_fds=[extra.fileno()])
-        pid = aggregator_of(process.pid)
+        (pid,) = aggregators_of(process.pid)
         assert os.getsid(pid) == pid
         targets = [os.readlink(f) for f in Path(f'/proc/{pid}/fd').iterdir() if int(f.name) <= 2]
         pipes = {os.fstat(f.fileno()).st_ino for f in (process.stdout, process.stderr)}
@@ -603,40 +630,32 @@ def test_the_aggregator_is_a_session_of_its_own_and_holds_none_of_our_files():
     assert name_of(pid) == ''
 
 
-def test_an_aggregator_that_dies_is_started_again_but_not_for_ever():
+def test_an_aggregator_that_dies_is_started_again_but_not_for_ever(start):
     process = start('sleep', '30')
-    pids = set()
-    for _ in range(4):
-        pid = aggregator_of(process.pid)
-        pids.add(pid)
-        os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 5
-        while pid in children_of(process.pid) and time.monotonic() < deadline:
-            time.sleep(0.02)
-    time.sleep(0.3)
-    assert len(pids) == 4
-    assert [c for c in children_of(process.pid) if name_of(c).startswith('profilomatic-ag')] == []
+    pids = []
+    while len(pids) < 4:
+        until(lambda: aggregators_of(process.pid))
+        pids += aggregators_of(process.pid)
+        os.kill(pids[-1], signal.SIGKILL)
+        until(lambda: pids[-1] not in aggregators_of(process.pid))
+    until(lambda: not aggregators_of(process.pid))
     process.terminate()
     _, errors = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGTERM
     assert errors.count('killed by signal 9; started again') == 3 and 'too often' in errors
+    assert len(set(pids)) == 4
 
 
-def test_a_killed_run_takes_its_aggregator_along_and_the_next_one_clears_up():
+def test_a_killed_run_takes_its_aggregator_along_and_the_next_one_clears_up(start):
     process = start('sleep', '2')
-    pid = aggregator_of(process.pid)
+    (pid,) = aggregators_of(process.pid)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 10
-    while name_of(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert name_of(pid) == ''
+    until(lambda: name_of(pid) == '')
     (left,) = [p for p in shared_memory() if f'run-{process.pid}-' in p]
     os.utime(left, (1, 1))
     assert run('true').returncode == 0
     assert not Path(left).exists()
-    process.stdout.close()
-    process.stderr.close()
 
 
 def test_a_closed_stderr_keeps_nothing_from_being_cleared_up():
