@@ -637,7 +637,7 @@ def test_an_aggregator_that_dies_is_started_again_but_not_for_ever(start):
         until(lambda: aggregators_of(process.pid))
         pids += aggregators_of(process.pid)
         os.kill(pids[-1], signal.SIGKILL)
-        until(lambda: pids[-1] not in aggregators_of(process.pid))
+        until(lambda killed=pids[-1]: killed not in aggregators_of(process.pid))
     until(lambda: not aggregators_of(process.pid))
     process.terminate()
     _, errors = process.communicate(timeout=30)
