@@ -140,9 +140,9 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
         .interval_ns = (uint64_t)((double)asked->interval_ns * longer),
         .granularity = state->granularity,
         .cap = asked->cap,
-        .paused = state->work <= 0,
         .passthrough = pass_through(state, asked),
     };
+    limits->paused = state->work <= 0 || limits->passthrough;
     if (fewer < 1.0) {
         double most = asked->cap != 0 ? asked->cap : fmax(measure->demand, 1);
         limits->cap = (uint32_t)fmax(1, floor(most * fewer));

@@ -1,0 +1,305 @@
+/* What the budget controller and the admission promise, played through as traces. */
+#include <check.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "aggregator/admission.h"
+#include "aggregator/budget.h"
+#include "shm/rates.h"
+
+/* A pool as it would answer to limits: what sampling costs at full work, and what costs anyway. */
+struct world {
+    double sampler_at_full; /* CPU seconds a second */
+    double hooks, aggregator, workers_cpu;
+    unsigned workers;
+};
+
+static const struct budget_asked asked = {
+    .max_overhead = 0.02, .interval_ns = 10000000, .granularity = GRANULARITY_LINE, .cap = 10};
+
+static struct budget_measure live(const struct world *world, const struct budget_limits *limits)
+{
+    double factor = (double)asked.interval_ns / (double)limits->interval_ns;
+    if (limits->cap != 0 && limits->cap < asked.cap)
+        factor *= (double)limits->cap / asked.cap;
+    if (limits->paused)
+        factor = 0;
+    return (struct budget_measure){
+        .seconds = 1,
+        .sampler_cpu = world->sampler_at_full * factor,
+        .hook_cpu = limits->passthrough ? 0 : world->hooks,
+        .aggregator_cpu = world->aggregator,
+        .worker_cpu = world->workers_cpu,
+        .attached = world->workers,
+        .demand = 100,
+    };
+}
+
+/* Overhead of each 10 s that begin 10 s after the start or later, at most. */
+static double worst_window(const struct budget_measure *cycle, int cycles)
+{
+    double worst = 0;
+    for (int from = 10; from + 10 <= cycles; from++) {
+        double ours = 0, workers = 0, floor = 0;
+        for (int i = from; i < from + 10; i++) {
+            ours += cycle[i].sampler_cpu + cycle[i].hook_cpu + cycle[i].aggregator_cpu;
+            workers += cycle[i].worker_cpu;
+            floor += BUDGET_FLOOR * cycle[i].attached;
+        }
+        worst = fmax(worst, ours / fmax(workers, floor));
+    }
+    return worst;
+}
+
+static void play(const struct world *(*at)(int second), int seconds, struct budget_measure *cycle,
+                 struct budget_limits *limits)
+{
+    struct budget_state state = {0};
+    *limits = (struct budget_limits){asked.interval_ns, asked.granularity, asked.cap, false, false};
+    for (int i = 0; i < seconds; i++) {
+        cycle[i] = live(at(i), limits);
+        budget_step(&state, &asked, &cycle[i], limits);
+    }
+}
+
+static struct world the_world;
+static const struct world *steady(int second)
+{
+    (void)second;
+    return &the_world;
+}
+
+START_TEST(cheap_profiling_runs_at_the_asked_interval)
+{
+    struct budget_measure cycle[60];
+    struct budget_limits limits;
+    the_world = (struct world){0.004, 0.001, 0.002, 2.0, 4};
+    play(steady, 60, cycle, &limits);
+    ck_assert_uint_eq(limits.interval_ns, asked.interval_ns);
+    ck_assert_uint_eq(limits.cap, asked.cap);
+    ck_assert_uint_eq(limits.granularity, GRANULARITY_LINE);
+    ck_assert(!limits.paused && !limits.passthrough);
+}
+END_TEST
+
+START_TEST(dear_profiling_is_held_below_the_bound_in_every_window)
+{
+    /* From twice too dear to two hundred times. */
+    for (double cost = 0.05; cost < 6; cost *= 1.7) {
+        struct budget_measure cycle[120];
+        struct budget_limits limits;
+        the_world = (struct world){cost, 0.002, 0.002, 1.5, 4};
+        play(steady, 120, cycle, &limits);
+        double worst = worst_window(cycle, 120);
+        ck_assert_msg(worst <= asked.max_overhead, "cost %.2f: %.4f", cost, worst);
+    }
+}
+END_TEST
+
+START_TEST(the_budget_is_used_not_only_kept)
+{
+    struct budget_measure cycle[120];
+    struct budget_limits limits;
+    the_world = (struct world){0.1, 0.002, 0.002, 1.5, 4};
+    play(steady, 120, cycle, &limits);
+    double ours = 0;
+    for (int i = 60; i < 120; i++)
+        ours += cycle[i].sampler_cpu + cycle[i].hook_cpu + cycle[i].aggregator_cpu;
+    ck_assert_double_ge(ours / (60 * 1.5), 0.6 * asked.max_overhead);
+}
+END_TEST
+
+START_TEST(the_interval_gives_way_first_then_detail_then_actions)
+{
+    struct budget_measure cycle[120];
+    struct budget_limits limits;
+    the_world = (struct world){0.08, 0.001, 0.001, 1.5, 4}; /* about 3 times too dear */
+    play(steady, 120, cycle, &limits);
+    ck_assert_uint_gt(limits.interval_ns, asked.interval_ns);
+    ck_assert_uint_eq(limits.granularity, GRANULARITY_LINE);
+    ck_assert_uint_eq(limits.cap, asked.cap);
+    the_world.sampler_at_full = 1.0; /* 40 times too dear */
+    play(steady, 120, cycle, &limits);
+    ck_assert_uint_ge(limits.interval_ns, 9 * asked.interval_ns);
+    ck_assert_uint_lt(limits.granularity, GRANULARITY_LINE);
+    ck_assert_uint_lt(limits.cap, asked.cap);
+    ck_assert_uint_ge(limits.cap, 1);
+}
+END_TEST
+
+static const struct world *spike(int second)
+{
+    static struct world calm = {0.004, 0.001, 0.002, 2.0, 4}, storm = {0.4, 0.004, 0.004, 2.0, 4};
+    return second >= 30 && second < 50 ? &storm : &calm;
+}
+
+START_TEST(after_a_spike_it_recovers_by_steps_of_a_fifth)
+{
+    struct budget_measure cycle[150];
+    struct budget_state state = {0};
+    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false};
+    uint64_t before = asked.interval_ns;
+    for (int i = 0; i < 150; i++) {
+        cycle[i] = live(spike(i), &limits);
+        budget_step(&state, &asked, &cycle[i], &limits);
+        if (i > 52) /* never faster than 1.2 a cycle */
+            ck_assert_double_ge((double)limits.interval_ns, (double)before / 1.21);
+        before = limits.interval_ns;
+    }
+    ck_assert_uint_eq(limits.interval_ns, asked.interval_ns);
+    ck_assert_uint_eq(limits.granularity, GRANULARITY_LINE);
+}
+END_TEST
+
+START_TEST(hooks_that_alone_pass_the_budget_are_let_through)
+{
+    struct budget_measure cycle[60];
+    struct budget_limits limits;
+    the_world = (struct world){0.01, 0.08, 0.002, 1.5, 4};
+    play(steady, 35, cycle, &limits);
+    ck_assert(limits.paused);
+    ck_assert(limits.passthrough);
+}
+END_TEST
+
+START_TEST(what_starting_costs_does_not_stop_profiling)
+{
+    struct budget_state state = {0};
+    struct budget_limits limits = {0};
+    struct budget_measure first = {.seconds = 1, .aggregator_cpu = 0.3, .worker_cpu = 0.2, .attached = 4};
+    struct budget_measure rest = {
+        .seconds = 1, .sampler_cpu = 0.001, .aggregator_cpu = 0.0005, .worker_cpu = 0.2, .attached = 4};
+    budget_step(&state, &asked, &first, &limits);
+    ck_assert(!limits.paused);
+    for (int i = 0; i < 20; i++) {
+        budget_step(&state, &asked, &rest, &limits);
+        ck_assert(!limits.paused);
+    }
+}
+END_TEST
+
+START_TEST(an_idle_pool_is_left_as_it_was)
+{
+    struct budget_state state = {0};
+    struct budget_limits limits;
+    struct budget_measure idle = {.seconds = 1, .aggregator_cpu = 0.0005, .attached = 4};
+    for (int i = 0; i < 100; i++)
+        budget_step(&state, &asked, &idle, &limits);
+    ck_assert(!limits.paused);
+    ck_assert_uint_eq(limits.interval_ns, asked.interval_ns);
+}
+END_TEST
+
+/* ---- admission --------------------------------------------------------------------------------------- */
+
+static double decoded(uint32_t p)
+{
+    return ((double)p + 1) / 4294967296.0;
+}
+
+START_TEST(a_quiet_pool_admits_everything)
+{
+    struct admission admission = {0};
+    uint64_t demand[STRATA] = {2, 3};
+    uint32_t out[STRATA];
+    admission_step(&admission, demand, 10, out);
+    for (int s = 0; s < STRATA; s++)
+        ck_assert_uint_eq(out[s], UINT32_MAX);
+}
+END_TEST
+
+START_TEST(without_a_cap_everything_is_admitted)
+{
+    struct admission admission = {0};
+    uint64_t demand[STRATA] = {1000000};
+    uint32_t out[STRATA];
+    admission_step(&admission, demand, 0, out);
+    ck_assert_uint_eq(out[0], UINT32_MAX);
+}
+END_TEST
+
+START_TEST(rare_actions_get_their_share_beside_busy_ones)
+{
+    static const struct {
+        uint64_t demand[4];
+        uint32_t cap;
+        double expected[4]; /* admitted a cycle */
+    } table[] = {
+        {{1000, 0, 0, 0}, 100, {75}},
+        {{1000, 1000, 0, 0}, 100, {37.5, 37.5}},
+        {{20000, 300, 20, 3}, 200, {63.5, 63.5, 20, 3}},
+        {{1000, 10, 0, 0}, 100, {65, 10}},
+        {{5, 5, 5, 1000}, 10, {1.875, 1.875, 1.875, 1.875}},
+    };
+    for (size_t t = 0; t < sizeof table / sizeof *table; t++) {
+        struct admission admission = {0};
+        uint64_t demand[STRATA] = {0};
+        uint32_t out[STRATA];
+        memcpy(demand, table[t].demand, sizeof table[t].demand);
+        admission_step(&admission, demand, table[t].cap, out);
+        double total = 0;
+        for (int s = 0; s < 4; s++) {
+            double got = decoded(out[s]) * (double)demand[s];
+            total += got;
+            if (demand[s] != 0)
+                ck_assert_msg(fabs(got - table[t].expected[s]) < 0.51, "row %zu stratum %d: %.2f", t, s, got);
+        }
+        ck_assert_double_le(total, ADMISSION_FILL * table[t].cap + 1e-3);
+    }
+}
+END_TEST
+
+START_TEST(cuts_are_made_at_once_and_raises_by_a_fifth)
+{
+    struct admission admission = {0};
+    uint64_t busy[STRATA] = {1000}, calm[STRATA] = {1};
+    uint32_t out[STRATA];
+    admission_step(&admission, calm, 10, out);
+    ck_assert_uint_eq(out[0], UINT32_MAX);
+    admission_step(&admission, busy, 10, out);
+    double p = decoded(out[0]);
+    ck_assert_double_eq_tol(p, 0.0075, 1e-6);
+    for (int i = 0; i < 5; i++) { /* the burst is remembered */
+        admission_step(&admission, calm, 10, out);
+        ck_assert_double_eq_tol(decoded(out[0]), p, 1e-6);
+    }
+    admission_step(&admission, calm, 10, out);
+    ck_assert_double_eq_tol(decoded(out[0]), 1.2 * p, 1e-6);
+}
+END_TEST
+
+START_TEST(an_unknown_stratum_of_a_busy_pool_gets_the_lowest_probability)
+{
+    struct admission admission = {0};
+    uint64_t demand[STRATA] = {1000, 100};
+    uint32_t out[STRATA];
+    admission_step(&admission, demand, 10, out);
+    ck_assert_uint_eq(out[17], out[0] < out[1] ? out[0] : out[1]);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("budget");
+    TCase *cases = tcase_create("promises");
+    tcase_add_test(cases, cheap_profiling_runs_at_the_asked_interval);
+    tcase_add_test(cases, dear_profiling_is_held_below_the_bound_in_every_window);
+    tcase_add_test(cases, the_budget_is_used_not_only_kept);
+    tcase_add_test(cases, the_interval_gives_way_first_then_detail_then_actions);
+    tcase_add_test(cases, after_a_spike_it_recovers_by_steps_of_a_fifth);
+    tcase_add_test(cases, hooks_that_alone_pass_the_budget_are_let_through);
+    tcase_add_test(cases, what_starting_costs_does_not_stop_profiling);
+    tcase_add_test(cases, an_idle_pool_is_left_as_it_was);
+    tcase_add_test(cases, a_quiet_pool_admits_everything);
+    tcase_add_test(cases, without_a_cap_everything_is_admitted);
+    tcase_add_test(cases, rare_actions_get_their_share_beside_busy_ones);
+    tcase_add_test(cases, cuts_are_made_at_once_and_raises_by_a_fifth);
+    tcase_add_test(cases, an_unknown_stratum_of_a_busy_pool_gets_the_lowest_probability);
+    suite_add_tcase(suite, cases);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
