@@ -19,6 +19,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char file_path[DIRECTORY_PATH_MAX];
 static int file = -1;
 static uint64_t file_bytes;
+static bool ours; /* a plain file: only such a one is rotated or removed */
 
 static int open_file(void)
 {
@@ -26,7 +27,8 @@ static int open_file(void)
     if (fd < 0)
         return fault(errno, "cannot write the log %s", file_path);
     struct stat st;
-    file_bytes = fstat(fd, &st) == 0 ? (uint64_t)st.st_size : 0;
+    ours = fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+    file_bytes = ours ? (uint64_t)st.st_size : 0;
     file = fd;
     return 0;
 }
@@ -71,7 +73,7 @@ void log_line(const char *format, ...)
             line[i] = ' ';
     line[n++] = '\n';
     pthread_mutex_lock(&lock);
-    if (file >= 0 && file_bytes + n > LOG_FILE_BYTES)
+    if (file >= 0 && ours && file_bytes + n > LOG_FILE_BYTES)
         rotate();
     /* A log that cannot be written is no reason to stop the service. */
     ssize_t done = write(file >= 0 ? file : STDERR_FILENO, line, n);
@@ -86,7 +88,7 @@ void log_close(void)
     if (file >= 0) {
         close(file);
         file = -1;
-        if (file_bytes == 0)
+        if (ours && file_bytes == 0)
             unlink(file_path);
     }
     pthread_mutex_unlock(&lock);

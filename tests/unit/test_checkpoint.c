@@ -1,0 +1,418 @@
+/* What the checkpoint promises: the aggregator may be killed at any instant and everything counts exactly once. */
+#include <check.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <urcu.h>
+
+#include "aggregator/checkpoint.h"
+#include "aggregator/destination/destination.h"
+#include "aggregator/guard.h"
+#include "aggregator/log.h"
+#include "aggregator/pool.h"
+#include "aggregator/store.h"
+#include "tests/unit/synthetic.h"
+
+#define MS UINT64_C(1000000)
+
+static struct synthetic s;
+static struct pool *pool;
+static struct config config;
+static uint32_t leaf;
+static uint64_t now;
+
+static void open_pool(void)
+{
+    ck_assert_int_eq(pool_open(&pool, s.directory, s.name, &config), 0);
+}
+
+/* Die without a word: only what stands in files is left. */
+static void killed(void)
+{
+    pool_close(pool);
+    open_pool();
+}
+
+static void set_up(void)
+{
+    synthetic_directory(&s);
+    synthetic_attach(&s);
+    synthetic_type(&s, 0, "(other)");
+    synthetic_type(&s, 1, "/a");
+    leaf = synthetic_node(&s, 0, "f.py", "f", 1);
+    now = clock_monotonic_ns();
+    open_pool();
+}
+
+static void tear_down(void)
+{
+    pool_close(pool);
+    synthetic_end(&s);
+}
+
+/* Everything that windows hold together. */
+struct sum {
+    uint64_t count, errors, ended, samples, in_histogram, admitted, dropped;
+    double wall;
+};
+
+static void add(struct sum *sum, const struct window *window)
+{
+    for (uint32_t i = 0; i < window->profile.types; i++) {
+        const struct type_totals *t = &window->profile.type[i];
+        sum->count += t->count;
+        sum->errors += t->errors;
+        sum->ended += t->ended;
+        sum->in_histogram += histogram_total(&t->histogram);
+    }
+    for (uint32_t i = 0; i < window->profile.cells; i++)
+        for (int state = 0; state < SAMPLE_STATES; state++)
+            sum->wall += window->profile.cell[i].wall[state];
+    sum->samples += window->sums.samples;
+    sum->admitted += window->sums.admitted;
+    sum->dropped += window->sums.dropped;
+}
+
+static struct sum sum_up(void)
+{
+    struct sum sum = {0};
+    for (uint32_t i = 0; i < pool->windows.count; i++)
+        add(&sum, pool->windows.closed[i]);
+    add(&sum, pool->merge.open);
+    return sum;
+}
+
+static void one_action(bool error)
+{
+    uint64_t serial = synthetic_begin(&s, 1, 0, 1);
+    ck_assert(synthetic_sample(&s, serial, leaf, STATE_CPU, 10 * MS));
+    synthetic_finish(&s, serial, 1, 10 * MS, error);
+}
+
+static void close_window_now(void)
+{
+    now += 2 * POOL_WINDOW_NS;
+    pool_account(pool, 0, now);
+    pool_cycle(pool, now);
+}
+
+START_TEST(a_restart_after_a_checkpoint_goes_on_where_it_was)
+{
+    for (int i = 0; i < 10; i++)
+        one_action(i == 0);
+    pool_round(pool);
+    pool_round(pool);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    killed();
+    struct sum sum = sum_up();
+    ck_assert_uint_eq(sum.count, 10);
+    ck_assert_uint_eq(sum.errors, 1);
+    ck_assert_uint_eq(sum.ended, 10);
+    ck_assert_uint_eq(sum.samples, 10);
+    ck_assert_uint_eq(sum.in_histogram, 10);
+    ck_assert_uint_eq(sum.admitted, 10);
+    ck_assert_double_eq_tol(sum.wall, 100.0 * MS, 1);
+    pool_round(pool);
+    pool_round(pool);
+    sum = sum_up();
+    ck_assert_uint_eq(sum.count, 10);
+    ck_assert_uint_eq(sum.samples, 10);
+}
+END_TEST
+
+START_TEST(what_was_drained_but_not_committed_is_drained_again)
+{
+    for (int i = 0; i < 10; i++)
+        one_action(false);
+    pool_round(pool);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    for (int i = 0; i < 7; i++)
+        one_action(false);
+    pool_round(pool);
+    pool_round(pool);
+    killed();
+    pool_round(pool);
+    pool_round(pool);
+    struct sum sum = sum_up();
+    ck_assert_uint_eq(sum.count, 17);
+    ck_assert_uint_eq(sum.ended, 17);
+    ck_assert_uint_eq(sum.samples, 17);
+}
+END_TEST
+
+START_TEST(heads_that_were_not_stored_after_the_commit_do_no_harm)
+{
+    for (int i = 0; i < 10; i++)
+        one_action(false);
+    pool_round(pool);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    struct aggregator_page *page = (void *)(s.segment.base + 2 * SEGMENT_PAGE);
+    ck_assert_uint_gt(atomic_load(&page->lanes[LANE_SAMPLER].head), 0);
+    atomic_store(&page->lanes[LANE_SAMPLER].head, 0);
+    atomic_store(&page->lanes[LANE_ACTION].head, 0);
+    killed();
+    pool_round(pool);
+    pool_round(pool);
+    ck_assert_uint_eq(sum_up().samples, 10);
+    ck_assert_uint_eq(sum_up().ended, 10);
+}
+END_TEST
+
+START_TEST(an_open_action_keeps_its_samples_over_a_restart)
+{
+    uint64_t root = synthetic_begin(&s, 1, 0, 0.5), nested = synthetic_begin(&s, 1, root, 0.5);
+    for (int i = 0; i < 5; i++)
+        ck_assert(synthetic_sample(&s, nested, leaf, STATE_CPU, 10 * MS));
+    pool_round(pool);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    killed();
+    ck_assert_uint_eq(pool->merge.actions.samples_used, 5);
+    synthetic_finish(&s, nested, 1, 50 * MS, false);
+    ck_assert(synthetic_sample(&s, root, leaf, STATE_CPU, 10 * MS));
+    synthetic_finish(&s, root, 1, 60 * MS, false);
+    pool_round(pool);
+    pool_round(pool);
+    struct sum sum = sum_up();
+    ck_assert_uint_eq(sum.ended, 2);
+    ck_assert_double_eq_tol(sum.wall, 2.0 * (5 + 6) * 10 * MS, 10);
+    ck_assert_uint_eq(pool->merge.actions.actions_used, 0);
+}
+END_TEST
+
+START_TEST(closed_windows_survive_and_their_files_do_not_pile_up)
+{
+    for (int i = 0; i < 100; i++) {
+        one_action(false);
+        pool_round(pool);
+        pool_round(pool);
+        close_window_now();
+        ck_assert_int_eq(checkpoint_write(pool), 0);
+        if (i % 10 == 0)
+            killed();
+    }
+    ck_assert_uint_eq(sum_up().count, 100);
+    ck_assert_uint_eq(sum_up().samples, 100);
+    unsigned files = 0;
+    DIR *directory = opendir(s.pool);
+    for (struct dirent *e; (e = readdir(directory)) != NULL;)
+        files += strncmp(e->d_name, "window-", 7) == 0;
+    closedir(directory);
+    ck_assert_uint_le(files, WINDOWS_MOST);
+}
+END_TEST
+
+START_TEST(a_finished_worker_is_removed_only_after_its_end_is_committed)
+{
+    for (int i = 0; i < 10; i++)
+        one_action(false);
+    synthetic_close_segment(&s);
+    for (int i = 0; i < 5; i++)
+        pool_round(pool);
+    ck_assert_uint_eq(synthetic_rings(&s), 1);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    ck_assert_uint_eq(synthetic_rings(&s), 0);
+    ck_assert_ptr_null(pool->workers);
+    killed();
+    ck_assert_uint_eq(sum_up().count, 10);
+    ck_assert_uint_eq(sum_up().ended, 10);
+}
+END_TEST
+
+START_TEST(a_finished_worker_whose_file_was_not_removed_counts_no_second_time)
+{
+    char rings[DIRECTORY_PATH_MAX], kept[DIRECTORY_PATH_MAX];
+    for (int i = 0; i < 10; i++)
+        one_action(false);
+    synthetic_close_segment(&s);
+    for (int i = 0; i < 5; i++)
+        pool_round(pool);
+    ck_assert_int_eq(directory_join(rings, s.pool, "rings"), 0);
+    snprintf(kept, sizeof kept, "%s.kept", s.pool);
+    char original[DIRECTORY_PATH_MAX];
+    snprintf(original, sizeof original, "%s", pool->workers->path);
+    ck_assert_int_eq(link(original, kept), 0);
+    ck_assert_int_eq(checkpoint_write(pool), 0); /* commits, then removes */
+    ck_assert_int_eq(rename(kept, original), 0); /* as if it had been killed in between */
+    killed();
+    for (int i = 0; i < 5; i++)
+        pool_round(pool);
+    ck_assert_uint_eq(sum_up().count, 10);
+    ck_assert_uint_eq(sum_up().samples, 10);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    ck_assert_uint_eq(synthetic_rings(&s), 0);
+}
+END_TEST
+
+START_TEST(a_damaged_checkpoint_is_refused_whole)
+{
+    char path[DIRECTORY_PATH_MAX];
+    for (int i = 0; i < 10; i++)
+        one_action(false);
+    pool_round(pool);
+    pool_round(pool);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    pool_close(pool);
+    ck_assert_int_eq(directory_join(path, s.pool, "checkpoint"), 0);
+    int fd = open(path, O_RDWR);
+    off_t size = lseek(fd, 0, SEEK_END);
+    if (_i == 0) {
+        ck_assert_int_eq(ftruncate(fd, size / 2), 0);
+    } else {
+        char byte;
+        off_t at = _i == 1 ? size / 2 : 3;
+        ck_assert_int_eq(pread(fd, &byte, 1, at), 1);
+        byte ^= 1;
+        ck_assert_int_eq(pwrite(fd, &byte, 1, at), 1);
+    }
+    close(fd);
+    open_pool();
+    pool_round(pool);
+    pool_round(pool);
+    /* Counters are absolute, so they are right all the same; records behind the head are gone. */
+    ck_assert_uint_eq(sum_up().count, 10);
+    ck_assert_uint_eq(sum_up().samples, 0);
+    one_action(false);
+    pool_round(pool);
+    ck_assert_uint_eq(sum_up().count, 11);
+    ck_assert_uint_eq(sum_up().samples, 1);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    killed();
+    ck_assert_uint_eq(sum_up().count, 11);
+}
+END_TEST
+
+START_TEST(names_left_behind_by_a_crash_are_cut)
+{
+    char path[DIRECTORY_PATH_MAX];
+    one_action(false);
+    pool_round(pool);
+    pool_round(pool);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    ck_assert_int_eq(directory_join(path, s.pool, "names"), 0);
+    int fd = open(path, O_WRONLY | O_APPEND);
+    ck_assert_int_eq(write(fd, "half a piece", 12), 12);
+    close(fd);
+    killed();
+    synthetic_node(&s, leaf, "g.py", "g", 2);
+    one_action(false);
+    pool_round(pool);
+    pool_round(pool);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    killed();
+    ck_assert_uint_eq(sum_up().count, 2);
+    ck_assert_uint_eq(stacks_count(&pool->merge.stacks), 3);
+    ck_assert_str_eq(
+        names_text(&pool->merge.instructions, stacks_node(&pool->merge.stacks, 2).instruction), "g.py:g:2");
+}
+END_TEST
+
+START_TEST(the_pages_of_a_live_pool_are_never_replaced)
+{
+    char path[DIRECTORY_PATH_MAX];
+    struct stat before, after;
+    ck_assert_int_eq(directory_join(path, s.pool, "rates"), 0);
+    ck_assert_int_eq(stat(path, &before), 0);
+    atomic_store(&pool->budget->peak, 7);
+    killed();
+    ck_assert_int_eq(stat(path, &after), 0);
+    ck_assert_uint_eq(before.st_ino, after.st_ino);
+    ck_assert_uint_eq(atomic_load(&pool->budget->peak), 7);
+    struct rates rates;
+    ck_assert(rates_read(pool->rates, &rates));
+    ck_assert_uint_eq(rates.cap, 10);
+    ck_assert_uint_eq(rates.interval_ns, 10 * MS);
+}
+END_TEST
+
+START_TEST(a_bad_segment_is_quarantined_and_the_others_go_on)
+{
+    struct synthetic bad = s;
+    synthetic_attach(&bad);
+    atomic_store(&bad.segment.worker->lanes[LANE_ACTION].tail, UINT64_C(1) << 50);
+    pool_scan(pool, true);
+    one_action(false);
+    pool_round(pool);
+    pool_round(pool);
+    ck_assert_uint_eq(pool->quarantined, 1);
+    ck_assert_uint_eq(sum_up().count, 1);
+    ck_assert_uint_eq(synthetic_rings(&s), 2); /* its process lives */
+    segment_unmap(&bad.segment);
+}
+END_TEST
+
+START_TEST(limits_of_several_requests_are_the_lowest)
+{
+    static const char *const text[] = {
+        "{\"kind\":\"limits\",\"max_overhead\":0.05,\"time_granularity\":0.001,\"code_granularity\":\"line\","
+        "\"max_actions_per_run\":0,\"scope\":\"actions\"}",
+        "{\"kind\":\"limits\",\"max_overhead\":0.03,\"time_granularity\":0.02,\"code_granularity\":\"method\","
+        "\"max_actions_per_run\":7,\"scope\":\"process\"}",
+        "{\"kind\":\"limits\",\"max_overhead\":7}",
+        "{\"kind\":\"nonsense\"}",
+        "[1,2",
+    };
+    for (size_t i = 0; i < sizeof text / sizeof *text; i++) {
+        char path[DIRECTORY_PATH_MAX + 16];
+        snprintf(path, sizeof path, "%s/requests/%zu.json", s.pool, i);
+        int fd = open(path, O_WRONLY | O_CREAT, 0600);
+        ck_assert_int_eq(write(fd, text[i], strlen(text[i])), (ssize_t)strlen(text[i]));
+        close(fd);
+    }
+    pool_scan(pool, true);
+    ck_assert_double_eq(pool->asked.max_overhead, 0.03);
+    ck_assert_uint_eq(pool->asked.interval_ns, 20 * MS);
+    ck_assert_uint_eq(pool->asked.granularity, GRANULARITY_METHOD);
+    ck_assert_uint_eq(pool->asked.cap, 7);
+    ck_assert(!pool->process_scope);
+    ck_assert(pool->requests.differ);
+    config.max_overhead = 0.01; /* the operator may lower, never raise */
+    config.max_actions_per_run = 100;
+    bool process;
+    struct budget_asked asked = requests_limits(&pool->requests, &config, &process);
+    ck_assert_double_eq(asked.max_overhead, 0.01);
+    ck_assert_uint_eq(asked.cap, 7);
+    memset(&config, 0, sizeof config);
+}
+END_TEST
+
+START_TEST(the_crc_is_the_standard_one)
+{
+    ck_assert_uint_eq(store_crc(0, "123456789", 9), 0xCBF43926);
+    ck_assert_uint_eq(store_crc(0, "", 0), 0);
+}
+END_TEST
+
+int main(void)
+{
+    rcu_init();
+    rcu_register_thread();
+    guard_install();
+    destinations_start();
+    log_open("/dev/null");
+    Suite *suite = suite_create("checkpoint");
+    TCase *cases = tcase_create("promises");
+    tcase_add_checked_fixture(cases, set_up, tear_down);
+    tcase_add_test(cases, a_restart_after_a_checkpoint_goes_on_where_it_was);
+    tcase_add_test(cases, what_was_drained_but_not_committed_is_drained_again);
+    tcase_add_test(cases, heads_that_were_not_stored_after_the_commit_do_no_harm);
+    tcase_add_test(cases, an_open_action_keeps_its_samples_over_a_restart);
+    tcase_add_test(cases, closed_windows_survive_and_their_files_do_not_pile_up);
+    tcase_add_test(cases, a_finished_worker_is_removed_only_after_its_end_is_committed);
+    tcase_add_test(cases, a_finished_worker_whose_file_was_not_removed_counts_no_second_time);
+    tcase_add_loop_test(cases, a_damaged_checkpoint_is_refused_whole, 0, 3);
+    tcase_add_test(cases, names_left_behind_by_a_crash_are_cut);
+    tcase_add_test(cases, the_pages_of_a_live_pool_are_never_replaced);
+    tcase_add_test(cases, a_bad_segment_is_quarantined_and_the_others_go_on);
+    tcase_add_test(cases, limits_of_several_requests_are_the_lowest);
+    tcase_add_test(cases, the_crc_is_the_standard_one);
+    suite_add_tcase(suite, cases);
+    SRunner *runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    rcu_unregister_thread();
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
