@@ -11,6 +11,12 @@ uint32_t admission_encode(double probability)
     return scaled >= 4294967295.0 ? UINT32_MAX : scaled <= 0 ? 0 : (uint32_t)scaled;
 }
 
+void admission_resume(struct admission *admission, const uint32_t probability[STRATA])
+{
+    for (unsigned s = 0; s < STRATA; s++)
+        admission->probability[s] = ((double)probability[s] + 1.0) / 4294967296.0;
+}
+
 /* The share that each stratum gets of `capacity`, by rising demand: an equal part of what is left, or its need. */
 static void water_fill(const double peak[STRATA], double capacity, double share[STRATA])
 {

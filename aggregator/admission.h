@@ -33,6 +33,9 @@ struct admission {
 void admission_step(struct admission *admission, const uint64_t demand[STRATA], uint32_t cap,
                     uint32_t out[STRATA]);
 
+/** Begin with probabilities that another controller had set: raises are counted from them. */
+void admission_resume(struct admission *admission, const uint32_t probability[STRATA]);
+
 /** A probability as rates.h writes it: (p + 1) / 2^32. */
 uint32_t admission_encode(double probability);
 

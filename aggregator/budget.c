@@ -106,6 +106,14 @@ static bool pass_through(struct budget_state *state, const struct budget_asked *
     return true;
 }
 
+void budget_resume(struct budget_state *state, const struct budget_asked *asked, uint64_t interval_ns,
+                   uint32_t granularity)
+{
+    state->started = true;
+    state->work = fmin(1.0, (double)asked->interval_ns / (double)interval_ns);
+    state->granularity = granularity;
+}
+
 void budget_step(struct budget_state *state, const struct budget_asked *asked,
                  const struct budget_measure *measure, struct budget_limits *limits)
 {

@@ -59,6 +59,10 @@ struct budget_state {
     bool started;
 };
 
+/** Begin with the work that such limits stand for, instead of all of it: another controller set them before. */
+void budget_resume(struct budget_state *state, const struct budget_asked *asked, uint64_t interval_ns,
+                   uint32_t granularity);
+
 /** Overhead over the trailing window, ratio. */
 double budget_overhead(const struct budget_state *state);
 

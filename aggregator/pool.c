@@ -100,6 +100,25 @@ static void publish_rates(struct pool *pool, const uint32_t probability[STRATA])
     pool->published = rates;
 }
 
+/* An aggregator that takes over goes on with the limits that stand there: demand and cost are what they were. */
+static bool take_over_limits(struct pool *pool)
+{
+    struct rates rates = {0};
+    if (atomic_load(&pool->rates->generation) == 0 || !rates_read(pool->rates, &rates) ||
+        rates.interval_ns < pool->asked.interval_ns || rates.cap != pool->asked.cap ||
+        rates.granularity > pool->asked.granularity || rates.paused || rates.passthrough)
+        return false;
+    budget_resume(&pool->budget_state, &pool->asked, rates.interval_ns, rates.granularity);
+    admission_resume(&pool->admission, rates.probability);
+    pool->limits = (struct budget_limits){
+        .interval_ns = rates.interval_ns,
+        .granularity = rates.granularity,
+        .cap = rates.cap,
+    };
+    publish_rates(pool, rates.probability);
+    return true;
+}
+
 /* Until the first cycle: what is asked for, everything admitted up to the cap. */
 static void first_limits(struct pool *pool)
 {
@@ -296,7 +315,9 @@ int pool_open(struct pool **out, const char *directory, const char *name, const 
         checkpoint_forget(pool);
     }
     requests_scan(&pool->requests, pool->folder, pool->uid, pool->source, config);
-    first_limits(pool);
+    pool->asked = requests_limits(&pool->requests, pool->config, &pool->process_scope);
+    if (!take_over_limits(pool))
+        first_limits(pool);
     pool_heartbeat(pool, now);
     pool_scan(pool, true);
     forget_unfound(pool);

@@ -32,6 +32,8 @@ enum {
     POLL_ALONE_MS = 1000, /* no worker */
     QUIET_ROUNDS = 5,
     LAST_ROUNDS = 50,
+    LOCK_TRIES = 15,
+    LOCK_PAUSE_US = 20000,
 };
 #define CHECKPOINT_SHARE 0.002 /* of a core, for writing checkpoints */
 #define OWN_SHARE 0.25         /* of a pool's budget, beyond which rounds come less often */
@@ -235,8 +237,13 @@ static int take_lock(struct service *service)
     service->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (service->lock < 0)
         return fault(errno, "cannot open %s", path);
-    if (flock(service->lock, LOCK_EX | LOCK_NB) != 0)
-        return fault(errno, "another aggregator serves %s", service->directory);
+    /* One that was just killed holds its lock until the kernel has taken it apart. */
+    int tries = 0;
+    while (flock(service->lock, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK || ++tries == LOCK_TRIES)
+            return fault(errno, "another aggregator serves %s", service->directory);
+        usleep(LOCK_PAUSE_US);
+    }
     /* The holder before us may have removed the file as it ended: then ours is a lock on nothing. */
     struct stat ours, there;
     if (fstat(service->lock, &ours) != 0 || stat(path, &there) != 0 || ours.st_ino != there.st_ino)

@@ -184,7 +184,8 @@ static bool fill_actions(json_t *report, const struct merge *merge, struct profi
         return false;
     }
     /* From here on the cells are found by their order; the profile's own index is not used any more. */
-    qsort(profile->cell, profile->cells, sizeof *profile->cell, by_type);
+    if (profile->cells != 0)
+        qsort(profile->cell, profile->cells, sizeof *profile->cell, by_type);
     uint32_t count = 0;
     for (uint32_t i = 0; i < profile->types; i++) {
         const struct type_totals *totals = &profile->type[i];
