@@ -1,7 +1,8 @@
 /*
- * The reference for the sampler's tick: a thread that sleeps to the same kind of deadlines (one in each interval, at a
- * random moment of it) and does nothing else. A shared library, so that it runs inside the very process that is being
- * sampled: `bare_start` starts the thread, `bare_stop` ends it and tells its ticks and its CPU time.
+ * The reference for the sampler's tick: a thread that sleeps to the same kind of deadlines (one in each
+ * interval, at a random moment of it) and does nothing else. A shared library, so that it runs inside the
+ * very process that is being sampled: `bare_start` starts the thread, `bare_stop` ends it and tells its ticks
+ * and its CPU time.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -34,7 +35,8 @@ static void *run(void *unused)
         x ^= x >> 7;
         x ^= x << 17;
         uint64_t deadline = base + x % interval;
-        struct timespec t = {.tv_sec = (time_t)(deadline / 1000000000u), .tv_nsec = (long)(deadline % 1000000000u)};
+        struct timespec t = {.tv_sec = (time_t)(deadline / 1000000000u),
+                             .tv_nsec = (long)(deadline % 1000000000u)};
         clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
         base += interval;
         ticks_done++;

@@ -106,7 +106,8 @@ void action_object_begin(struct action_object *self, const char *hint, size_t le
     bool given = self->uuid_text != NULL && parse_uuid(self->uuid_text, uuid);
     if (parent != NULL && parent != self)
         Py_XSETREF(self->parent, Py_NewRef((PyObject *)parent));
-    action_begin(&self->action, hint, length, settled, parent != NULL ? &parent->action : NULL, given ? uuid : NULL);
+    action_begin(&self->action, hint, length, settled, parent != NULL ? &parent->action : NULL,
+                 given ? uuid : NULL);
     if (!self->action.open)
         return;
     if (parent != NULL || !given)
@@ -165,7 +166,8 @@ static PyObject *new_action(PyTypeObject *type, PyObject *args, PyObject *kwargs
     PyObject *module = PyType_GetModule(type);
     if (module == NULL)
         return NULL;
-    return (PyObject *)action_object_new(PyModule_GetState(module), module, name, uuid == Py_None ? NULL : uuid);
+    return (PyObject *)action_object_new(PyModule_GetState(module), module, name,
+                                         uuid == Py_None ? NULL : uuid);
 }
 
 static const char *name_of(struct action_object *self, Py_ssize_t *length)
@@ -228,7 +230,8 @@ static PyObject *end_method(PyObject *object, PyObject *args, PyObject *kwargs)
 static PyObject *exit_method(PyObject *object, PyObject *args)
 {
     struct meter_mark mark = meter_enter(&worker.meter);
-    end_by_name((struct action_object *)object, PyTuple_GET_SIZE(args) > 0 && PyTuple_GET_ITEM(args, 0) != Py_None);
+    end_by_name((struct action_object *)object,
+                PyTuple_GET_SIZE(args) > 0 && PyTuple_GET_ITEM(args, 0) != Py_None);
     meter_leave(&worker.meter, mark);
     Py_RETURN_FALSE;
 }
@@ -250,7 +253,8 @@ static PyObject *get_profiled(PyObject *object, void *unused)
 }
 
 static PyMethodDef methods[] = {
-    {"begin", begin_method, METH_NOARGS, "begin()\n--\n\nBegin it, nested in the current action. Returns itself."},
+    {"begin", begin_method, METH_NOARGS,
+     "begin()\n--\n\nBegin it, nested in the current action. Returns itself."},
     {"end", (PyCFunction)(void (*)(void))end_method, METH_VARARGS | METH_KEYWORDS,
      "end(error=False)\n--\n\nEnd it, on any thread. Twice is harmless."},
     {"__enter__", begin_method, METH_NOARGS, NULL},
@@ -270,8 +274,9 @@ static PyType_Slot slots_of_type[] = {
     {Py_tp_dealloc, dealloc_action},
     {Py_tp_methods, methods},
     {Py_tp_getset, getters},
-    {Py_tp_doc, "Action(name, task_uuid=None)\n--\n\nSomething with a name, a begin and an end; a context manager.\n\n"
-                "Times are those between begin() and end(). Exceptions count as errors and pass through."},
+    {Py_tp_doc,
+     "Action(name, task_uuid=None)\n--\n\nSomething with a name, a begin and an end; a context manager.\n\n"
+     "Times are those between begin() and end(). Exceptions count as errors and pass through."},
     {0, NULL},
 };
 

@@ -26,7 +26,8 @@ static void note_import_roots(void)
     int count = 0;
     PyObject *path = PySys_GetObject("path"); /* borrowed */
     char here[4096];
-    for (Py_ssize_t i = 0; path != NULL && PyList_Check(path) && i < PyList_GET_SIZE(path) && count < 64; i++) {
+    for (Py_ssize_t i = 0; path != NULL && PyList_Check(path) && i < PyList_GET_SIZE(path) && count < 64;
+         i++) {
         PyObject *item = PyList_GET_ITEM(path, i);
         const char *text = PyUnicode_Check(item) ? PyUnicode_AsUTF8(item) : NULL;
         if (text == NULL)
@@ -55,26 +56,30 @@ static int copy_text(char *out, size_t size, const char *text, const char *what)
     return 0;
 }
 
-PyDoc_STRVAR(enable_doc,
-             "enable(directory, source, aggregator=None, on_attach=None)\n--\n\n"
-             "Switch profiling on in this process and in every process forked from it.\n\n"
-             "Nothing is made until an action begins; then each process makes its segment, calls on_attach() and starts its\n"
-             "sampler thread. `aggregator` is the program to start where none serves the directory; None: never\n"
-             "start one. Raises RuntimeError if this interpreter is not the one that the extension was built for.");
+PyDoc_STRVAR(
+    enable_doc,
+    "enable(directory, source, aggregator=None, on_attach=None)\n--\n\n"
+    "Switch profiling on in this process and in every process forked from it.\n\n"
+    "Nothing is made until an action begins; then each process makes its segment, calls on_attach() and "
+    "starts its\n"
+    "sampler thread. `aggregator` is the program to start where none serves the directory; None: never\n"
+    "start one. Raises RuntimeError if this interpreter is not the one that the extension was built for.");
 
 static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"directory", "source", "aggregator", "on_attach", NULL};
     const char *directory, *source, *aggregator = NULL;
     PyObject *callback = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ss|zO:enable", names, &directory, &source, &aggregator, &callback))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ss|zO:enable", names, &directory, &source, &aggregator,
+                                     &callback))
         return NULL;
     struct module_state *state = PyModule_GetState(module);
     struct worker_settings settings = {
         .python_hexversion = PY_VERSION_HEX, .on_attach = on_attach, .on_attach_context = state};
     if (copy_text(settings.directory, sizeof settings.directory, directory, "directory") != 0 ||
         copy_text(settings.source, sizeof settings.source, source, "source") != 0 ||
-        copy_text(settings.aggregator, sizeof settings.aggregator, aggregator != NULL ? aggregator : "", "aggregator") != 0)
+        copy_text(settings.aggregator, sizeof settings.aggregator, aggregator != NULL ? aggregator : "",
+                  "aggregator") != 0)
         return NULL;
     if (directory_pool(settings.pool, directory, geteuid(), source) != 0)
         return PyErr_Format(PyExc_ValueError, "%s", fault_text());
@@ -110,11 +115,12 @@ static uint64_t word(const _Atomic uint64_t *value)
 
 static PyObject *status(PyObject *module, PyObject *unused)
 {
-    static const char *const reasons[DENIALS] = {"no_rates", "paused", "lottery", "cap", "lane_full", "no_slot"};
+    static const char *const reasons[DENIALS] = {"no_rates", "paused",    "lottery",
+                                                 "cap",      "lane_full", "no_slot"};
     bool attached = worker.attached && *worker_sentinel != 0;
     if (!attached)
-        return Py_BuildValue("{sOsOss}", "attached", Py_False, "enabled", worker.enabled ? Py_True : Py_False, "reason",
-                             worker.reason);
+        return Py_BuildValue("{sOsOss}", "attached", Py_False, "enabled", worker.enabled ? Py_True : Py_False,
+                             "reason", worker.reason);
     worker_publish_meter();
     const struct worker_page *page = worker.segment.worker;
     PyObject *denied = PyDict_New();
@@ -130,14 +136,14 @@ static PyObject *status(PyObject *module, PyObject *unused)
     for (int i = 0; i < 16; i++)
         snprintf(uuid + 2 * i, 3, "%02x", worker.segment.header->uuid[i]);
     uint64_t lost = word(&page->lanes[0].lost_records) + word(&page->lanes[1].lost_records);
-    return Py_BuildValue("{sOsOsssssKsNsKsKsKsKsKsKsdsd}", "attached", Py_True, "enabled",
-                         worker.enabled ? Py_True : Py_False, "reason", worker.reason, "segment", uuid, "admitted",
-                         (unsigned long long)word(&page->admitted), "denied", denied, "ticks",
-                         (unsigned long long)word(&page->ticks), "samples", (unsigned long long)word(&page->samples), "torn",
-                         (unsigned long long)word(&page->torn), "unreadable", (unsigned long long)word(&page->unreadable),
-                         "dropped", (unsigned long long)lost, "hooks", (unsigned long long)worker.meter.hooks,
-                         "sampler_cpu", (double)word(&page->sampler_cpu_ns) / 1e9, "hook_cpu",
-                         (double)worker.meter.cost_ns / 1e9);
+    return Py_BuildValue(
+        "{sOsOsssssKsNsKsKsKsKsKsKsdsd}", "attached", Py_True, "enabled", worker.enabled ? Py_True : Py_False,
+        "reason", worker.reason, "segment", uuid, "admitted", (unsigned long long)word(&page->admitted),
+        "denied", denied, "ticks", (unsigned long long)word(&page->ticks), "samples",
+        (unsigned long long)word(&page->samples), "torn", (unsigned long long)word(&page->torn), "unreadable",
+        (unsigned long long)word(&page->unreadable), "dropped", (unsigned long long)lost, "hooks",
+        (unsigned long long)worker.meter.hooks, "sampler_cpu", (double)word(&page->sampler_cpu_ns) / 1e9,
+        "hook_cpu", (double)worker.meter.cost_ns / 1e9);
 }
 
 static PyObject *current_task_uuid(PyObject *module, PyObject *unused)
@@ -151,7 +157,8 @@ static PyObject *current_task_uuid(PyObject *module, PyObject *unused)
 static PyObject *set_callable(PyObject **where, PyObject *value, const char *what)
 {
     if (value != Py_None && !PyCallable_Check(value))
-        return PyErr_Format(PyExc_TypeError, "%s takes a callable or None, not %.100s", what, Py_TYPE(value)->tp_name);
+        return PyErr_Format(PyExc_TypeError, "%s takes a callable or None, not %.100s", what,
+                            Py_TYPE(value)->tp_name);
     Py_XSETREF(*where, value != Py_None ? Py_NewRef(value) : NULL);
     Py_RETURN_NONE;
 }
@@ -197,13 +204,17 @@ static PyMethodDef functions[] = {
     {"current_task_uuid", current_task_uuid, METH_NOARGS,
      "current_task_uuid()\n--\n\nThe task uuid of the action that this context is in, or None."},
     {"wrap", KEYWORDS(wsgi_wrap),
-     "wrap(app, name=None)\n--\n\nA WSGI application that makes each request an action and calls `app`.\n\nThe action type is "
-     "`name`, else the framework's route template, else the normalised path. Wrapping twice is the same\nas once."},
+     "wrap(app, name=None)\n--\n\nA WSGI application that makes each request an action and calls "
+     "`app`.\n\nThe action type is "
+     "`name`, else the framework's route template, else the normalised path. Wrapping twice is the same\nas "
+     "once."},
     {"set_template", set_template, METH_O,
-     "set_template(callable)\n--\n\ncallable(environ) -> str | None names a request's route when it has ended."},
+     "set_template(callable)\n--\n\ncallable(environ) -> str | None names a request's route when it has "
+     "ended."},
     {"set_pump", set_pump, METH_O,
      "set_pump(callable)\n--\n\ncallable() runs on the request's thread after a profiled root action ended."},
-    {"directory_default", default_directory, METH_NOARGS, "directory_default()\n--\n\nThe runtime directory."},
+    {"directory_default", default_directory, METH_NOARGS,
+     "directory_default()\n--\n\nThe runtime directory."},
     {"pool_path", pool_path, METH_VARARGS,
      "pool_path(directory, source)\n--\n\nThe folder of this user's pool of that source name."},
     {NULL, NULL, 0, NULL},
@@ -224,8 +235,8 @@ static int execute(PyObject *module)
         if (Py_AtExit(close_worker) != 0)
             PyErr_Clear(); /* the aggregator notices the process's end by itself */
     }
-#define X(field, text)                                                                                                \
-    if ((state->str_##field = PyUnicode_InternFromString(text)) == NULL)                                              \
+#define X(field, text)                                                                                       \
+    if ((state->str_##field = PyUnicode_InternFromString(text)) == NULL)                                     \
         return -1;
     POM_NAMES(X)
 #undef X

@@ -29,7 +29,11 @@ static bool is_uuid(const char *s, size_t n)
 /* Length of the UTF-8 sequence at s, 0 if it is not a valid one (RFC 3629). */
 static size_t utf8_sequence(const unsigned char *s, size_t rest)
 {
-    size_t n = s[0] < 0x80 ? 1 : s[0] >= 0xC2 && s[0] < 0xE0 ? 2 : s[0] >= 0xE0 && s[0] < 0xF0 ? 3 : s[0] >= 0xF0 && s[0] < 0xF5 ? 4 : 0;
+    size_t n = s[0] < 0x80                   ? 1
+               : s[0] >= 0xC2 && s[0] < 0xE0 ? 2
+               : s[0] >= 0xE0 && s[0] < 0xF0 ? 3
+               : s[0] >= 0xF0 && s[0] < 0xF5 ? 4
+                                             : 0;
     if (n == 0 || n > rest)
         return 0;
     for (size_t i = 1; i < n; i++)

@@ -11,16 +11,16 @@
 #include "runtime/action.h"
 
 /* Keys and names that hooks look up at each request, made once. */
-#define POM_NAMES(X)                                                                                                  \
-    X(PATH_INFO, "PATH_INFO")                                                                                         \
-    X(SCRIPT_NAME, "SCRIPT_NAME")                                                                                     \
-    X(HTTP_X_TASK_UUID, "HTTP_X_TASK_UUID")                                                                           \
-    X(task_key, "profilomatic.task_uuid")                                                                             \
-    X(file_wrapper, "wsgi.file_wrapper")                                                                              \
-    X(werkzeug_request, "werkzeug.request")                                                                           \
-    X(url_rule, "url_rule")                                                                                           \
-    X(rule, "rule")                                                                                                   \
-    X(close, "close")                                                                                                 \
+#define POM_NAMES(X)                                                                                         \
+    X(PATH_INFO, "PATH_INFO")                                                                                \
+    X(SCRIPT_NAME, "SCRIPT_NAME")                                                                            \
+    X(HTTP_X_TASK_UUID, "HTTP_X_TASK_UUID")                                                                  \
+    X(task_key, "profilomatic.task_uuid")                                                                    \
+    X(file_wrapper, "wsgi.file_wrapper")                                                                     \
+    X(werkzeug_request, "werkzeug.request")                                                                  \
+    X(url_rule, "url_rule")                                                                                  \
+    X(rule, "rule")                                                                                          \
+    X(close, "close")                                                                                        \
     X(header, "X-Task-UUID")
 
 struct module_state {
@@ -29,9 +29,9 @@ struct module_state {
     PyTypeObject *start_response_type;
     PyTypeObject *body_type;
     PyTypeObject *closer_type;
-    PyObject *current; /* ContextVar: the action that this context is in, or None */
-    PyObject *template; /* callable(environ) -> str | None, or NULL */
-    PyObject *pump;     /* callable(), or NULL */
+    PyObject *current;   /* ContextVar: the action that this context is in, or None */
+    PyObject *template;  /* callable(environ) -> str | None, or NULL */
+    PyObject *pump;      /* callable(), or NULL */
     PyObject *on_attach; /* callable(), or NULL */
 #define X(field, text) PyObject *str_##field;
     POM_NAMES(X)
@@ -42,21 +42,21 @@ extern struct PyModuleDef pom_module;
 
 /** An action as Python holds it. */
 struct action_object {
-    PyObject_HEAD
-    struct action action;
+    PyObject_HEAD struct action action;
     struct module_state *state;
-    PyObject *module;   /* keeps the state alive */
-    PyObject *name;     /* str */
-    PyObject *parent;   /* the action object that was current at begin, or NULL */
+    PyObject *module;    /* keeps the state alive */
+    PyObject *name;      /* str */
+    PyObject *parent;    /* the action object that was current at begin, or NULL */
     PyObject *uuid_text; /* str, made when asked for */
-    bool entered;       /* the ContextVar was set to this object */
+    bool entered;        /* the ContextVar was set to this object */
 };
 
 /** A new action object (not begun). `uuid_text` may be NULL. New reference, or NULL with an exception. */
 struct action_object *action_object_new(struct module_state *state, PyObject *module, PyObject *name,
                                         PyObject *uuid_text);
 
-/** Begin it as a child of the current one, and make it current. `hint` is what is known of its name, settled or not. Never raises. */
+/** Begin it as a child of the current one, and make it current. `hint` is what is known of its name, settled
+ * or not. Never raises. */
 void action_object_begin(struct action_object *self, const char *hint, size_t length, bool settled);
 
 /** End it with the type `name`, and make the former one current. Never raises; twice is harmless. */

@@ -3,8 +3,8 @@
  *
  * A request makes three small objects: the action, the request (which is also the start_response that the
  * application gets), and the body that goes to the server in place of the application's iterable. A file
- * wrapper is handed on as it is, since servers recognise it and use sendfile; its close() is hooked instead. Anything unexpected goes
- * straight through to the application.
+ * wrapper is handed on as it is, since servers recognise it and use sendfile; its close() is hooked instead.
+ * Anything unexpected goes straight through to the application.
  */
 #include "pybind/pybind.h"
 
@@ -12,8 +12,7 @@
 #include "runtime/worker.h"
 
 struct request {
-    PyObject_HEAD
-    struct module_state *state;
+    PyObject_HEAD struct module_state *state;
     PyObject *start_response; /* the server's */
     PyObject *environ;
     PyObject *name; /* fixed action type, or NULL */
@@ -24,21 +23,18 @@ struct request {
 };
 
 struct body {
-    PyObject_HEAD
-    struct request *request;
+    PyObject_HEAD struct request *request;
     PyObject *iterable; /* what the application returned */
     PyObject *iterator; /* made at the first step */
 };
 
 struct closer {
-    PyObject_HEAD
-    struct request *request;
+    PyObject_HEAD struct request *request;
     PyObject *close; /* the file wrapper's own, or NULL */
 };
 
 struct application {
-    PyObject_HEAD
-    PyObject *application;
+    PyObject_HEAD PyObject *application;
     PyObject *name;
     struct module_state *state;
     PyObject *module;
@@ -62,8 +58,10 @@ static void note_path(struct request *self)
 {
     char full[2048];
     size_t script_length, path_length;
-    const char *script = wsgi_bytes(PyDict_GetItemWithError(self->environ, self->state->str_SCRIPT_NAME), &script_length);
-    const char *path = wsgi_bytes(PyDict_GetItemWithError(self->environ, self->state->str_PATH_INFO), &path_length);
+    const char *script =
+        wsgi_bytes(PyDict_GetItemWithError(self->environ, self->state->str_SCRIPT_NAME), &script_length);
+    const char *path =
+        wsgi_bytes(PyDict_GetItemWithError(self->environ, self->state->str_PATH_INFO), &path_length);
     if (script_length > sizeof full / 2)
         script_length = sizeof full / 2;
     if (path_length > sizeof full - script_length)
@@ -135,8 +133,8 @@ static bool names_task_uuid(PyObject *headers)
             continue;
         PyObject *name = PyTuple_GET_ITEM(header, 0);
         const char *text;
-        if (PyUnicode_Check(name) && PyUnicode_GET_LENGTH(name) == 11 && (text = PyUnicode_AsUTF8(name)) != NULL &&
-            strcasecmp(text, "X-Task-UUID") == 0)
+        if (PyUnicode_Check(name) && PyUnicode_GET_LENGTH(name) == 11 &&
+            (text = PyUnicode_AsUTF8(name)) != NULL && strcasecmp(text, "X-Task-UUID") == 0)
             return true;
     }
     return false;
@@ -172,7 +170,8 @@ static PyObject *call_request(PyObject *object, PyObject *args, PyObject *kwargs
         headers = with_task_uuid(self, PyTuple_GET_ITEM(args, 1));
     }
     if (self->name == NULL && self->environ != NULL && !PyErr_Occurred())
-        self->name = route_template(self); /* now, because Flask drops its request from the environ before close() */
+        self->name =
+            route_template(self); /* now, because Flask drops its request from the environ before close() */
     if (headers != NULL) {
         replaced = PyTuple_GetSlice(args, 0, PyTuple_GET_SIZE(args));
         if (replaced == args) { /* a whole slice of a tuple is the tuple itself */
@@ -235,7 +234,8 @@ static PyType_Slot request_slots[] = {
 static PyType_Spec request_spec = {
     .name = "profilomatic._runtime.StartResponse",
     .basicsize = sizeof(struct request),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = request_slots,
 };
 
@@ -290,8 +290,8 @@ static PyObject *close_body(PyObject *object, PyObject *unused)
     return result;
 }
 
-/* Servers take len() == 1 as a sign that the body is complete; where the application's iterable has no length, there
- * is none here either (TypeError, as for any object without one). */
+/* Servers take len() == 1 as a sign that the body is complete; where the application's iterable has no
+ * length, there is none here either (TypeError, as for any object without one). */
 static Py_ssize_t length_of_body(PyObject *object)
 {
     struct body *self = (struct body *)object;
@@ -334,20 +334,17 @@ static PyMethodDef body_methods[] = {
 };
 
 static PyType_Slot body_slots[] = {
-    {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, next_of_body},
-    {Py_sq_length, length_of_body},
-    {Py_tp_methods, body_methods},
-    {Py_tp_traverse, traverse_body},
-    {Py_tp_clear, clear_body},
-    {Py_tp_dealloc, dealloc_body},
-    {0, NULL},
+    {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, next_of_body},
+    {Py_sq_length, length_of_body},  {Py_tp_methods, body_methods},
+    {Py_tp_traverse, traverse_body}, {Py_tp_clear, clear_body},
+    {Py_tp_dealloc, dealloc_body},   {0, NULL},
 };
 
 static PyType_Spec body_spec = {
     .name = "profilomatic._runtime.Body",
     .basicsize = sizeof(struct body),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = body_slots,
 };
 
@@ -400,11 +397,13 @@ static PyType_Slot closer_slots[] = {
 static PyType_Spec closer_spec = {
     .name = "profilomatic._runtime.Closer",
     .basicsize = sizeof(struct closer),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = closer_slots,
 };
 
-/* Where file_wrapper is a class, its instances; where it is a function (uWSGI), what it returns has a descriptor. */
+/* Where file_wrapper is a class, its instances; where it is a function (uWSGI), what it returns has a
+ * descriptor. */
 static bool is_file_wrapper(struct request *request, PyObject *result)
 {
     PyObject *wrapper = request->environ != NULL
@@ -499,9 +498,10 @@ static PyObject *wrap_result(struct request *request, PyObject *result)
 static PyObject *call_application(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     struct application *self = (struct application *)object;
-    /* A wrapper inside a wrapper (middleware, or `run` over an application that wraps itself) lets it through: the
-     * outer one counts. */
-    if (!worker.enabled || kwargs != NULL || PyTuple_GET_SIZE(args) != 2 || !PyDict_Check(PyTuple_GET_ITEM(args, 0)) ||
+    /* A wrapper inside a wrapper (middleware, or `run` over an application that wraps itself) lets it
+     * through: the outer one counts. */
+    if (!worker.enabled || kwargs != NULL || PyTuple_GET_SIZE(args) != 2 ||
+        !PyDict_Check(PyTuple_GET_ITEM(args, 0)) ||
         PyDict_Contains(PyTuple_GET_ITEM(args, 0), self->state->str_task_key) != 0)
         return PyObject_Call(self->application, args, kwargs);
 
@@ -540,7 +540,8 @@ static PyObject *get_application(PyObject *object, void *unused)
 
 static PyObject *represent_application(PyObject *object)
 {
-    return PyUnicode_FromFormat("<profilomatic.wsgi wrapper of %R>", ((struct application *)object)->application);
+    return PyUnicode_FromFormat("<profilomatic.wsgi wrapper of %R>",
+                                ((struct application *)object)->application);
 }
 
 static int traverse_application(PyObject *object, visitproc visit, void *arg)
@@ -577,20 +578,17 @@ static PyGetSetDef application_getters[] = {
 };
 
 static PyType_Slot application_slots[] = {
-    {Py_tp_call, call_application},
-    {Py_tp_getattro, get_attribute},
-    {Py_tp_repr, represent_application},
-    {Py_tp_getset, application_getters},
-    {Py_tp_traverse, traverse_application},
-    {Py_tp_clear, clear_application},
-    {Py_tp_dealloc, dealloc_application},
-    {0, NULL},
+    {Py_tp_call, call_application},         {Py_tp_getattro, get_attribute},
+    {Py_tp_repr, represent_application},    {Py_tp_getset, application_getters},
+    {Py_tp_traverse, traverse_application}, {Py_tp_clear, clear_application},
+    {Py_tp_dealloc, dealloc_application},   {0, NULL},
 };
 
 static PyType_Spec application_spec = {
     .name = "profilomatic._runtime.WsgiApplication",
     .basicsize = sizeof(struct application),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = application_slots,
 };
 
@@ -602,9 +600,11 @@ PyObject *wsgi_wrap(PyObject *module, PyObject *args, PyObject *kwargs)
         return NULL;
     struct module_state *state = PyModule_GetState(module);
     if (name != Py_None && !PyUnicode_Check(name))
-        return PyErr_Format(PyExc_TypeError, "name must be a str or None, not %.100s", Py_TYPE(name)->tp_name);
+        return PyErr_Format(PyExc_TypeError, "name must be a str or None, not %.100s",
+                            Py_TYPE(name)->tp_name);
     if (!PyCallable_Check(app))
-        return PyErr_Format(PyExc_TypeError, "wrap() needs a WSGI application (a callable), not %.100s", Py_TYPE(app)->tp_name);
+        return PyErr_Format(PyExc_TypeError, "wrap() needs a WSGI application (a callable), not %.100s",
+                            Py_TYPE(app)->tp_name);
     if (Py_TYPE(app) == state->application_type)
         return Py_NewRef(app);
     PyTypeObject *type = state->application_type;

@@ -160,8 +160,8 @@ static bool admit(struct action *action, uint32_t hash)
     return true;
 }
 
-void action_begin(struct action *action, const char *name, size_t length, bool settled, const struct action *parent,
-                  const uint8_t *task_uuid)
+void action_begin(struct action *action, const char *name, size_t length, bool settled,
+                  const struct action *parent, const uint8_t *task_uuid)
 {
     uint64_t now = clock_monotonic_ns();
     action->open = false;
@@ -210,7 +210,8 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
 
 bool action_is_live(const struct action *action)
 {
-    return action->open && *worker_sentinel != 0 && action->generation == worker.generation && worker.attached;
+    return action->open && *worker_sentinel != 0 && action->generation == worker.generation &&
+           worker.attached;
 }
 
 /* The rare part: a profiled action tells its end. */

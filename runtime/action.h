@@ -1,12 +1,13 @@
 /*
- * Action: something the application does that has a name, a begin and an end; and which thread runs which action.
+ * Action: something the application does that has a name, a begin and an end; and which thread runs which
+ * action.
  *
- * action_begin fills a handle, action_end takes it: on any thread, in any order, twice harmlessly, also in the child
- * of a fork (where it does nothing). Both are called with the GIL held.
+ * action_begin fills a handle, action_end takes it: on any thread, in any order, twice harmlessly, also in
+ * the child of a fork (where it does nothing). Both are called with the GIL held.
  *
- * An action that is not admitted touches counters only. An admitted one (or one nested in an admitted one: the root
- * decides) puts a begin and an end record in the action lane, and a row of the slot table says to the sampler
- * which thread to read.
+ * An action that is not admitted touches counters only. An admitted one (or one nested in an admitted one:
+ * the root decides) puts a begin and an end record in the action lane, and a row of the slot table says to
+ * the sampler which thread to read.
  */
 #ifndef RUNTIME_ACTION_H
 #define RUNTIME_ACTION_H
@@ -25,8 +26,9 @@ enum {
 };
 
 /**
- * A thread inside a profiled action. Written with the GIL held: the other fields first, then `serial` with release. The
- * sampler loads `serial` with acquire and reads the fields; if `serial` is the same afterwards, they belong to it.
+ * A thread inside a profiled action. Written with the GIL held: the other fields first, then `serial` with
+ * release. The sampler loads `serial` with acquire and reads the fields; if `serial` is the same afterwards,
+ * they belong to it.
  */
 struct slot {
     _Atomic uint64_t serial; /* innermost profiled action of the thread; 0: free */
@@ -62,15 +64,16 @@ struct action {
 
 /**
  * Begin. `name` is what is known of it now (for a web request its normalised path); `parent` the action it is
- * nested in, or NULL. `task_uuid` is inherited from the parent, else taken from `task_uuid` if that is not NULL,
- * else made. `settled` says that `name` is the action type, not merely a hint. Does nothing (open stays false) when profiling is off.
+ * nested in, or NULL. `task_uuid` is inherited from the parent, else taken from `task_uuid` if that is not
+ * NULL, else made. `settled` says that `name` is the action type, not merely a hint. Does nothing (open stays
+ * false) when profiling is off.
  */
-void action_begin(struct action *action, const char *name, size_t length, bool settled, const struct action *parent,
-                  const uint8_t *task_uuid);
+void action_begin(struct action *action, const char *name, size_t length, bool settled,
+                  const struct action *parent, const uint8_t *task_uuid);
 
 /**
- * End with the action type `name`. Returns true if it was a profiled root (then destinations in this process may have
- * a message soon).
+ * End with the action type `name`. Returns true if it was a profiled root (then destinations in this process
+ * may have a message soon).
  */
 bool action_end(struct action *action, const char *name, size_t length, bool error);
 

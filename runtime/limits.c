@@ -17,7 +17,8 @@ static struct {
 } limits;
 
 /* Map one file if its inode is not `*inode`. Returns 0 with *page NULL if it is the one we have. */
-static int map_file(const char *pool, const char *name, size_t bytes, int protection, ino_t *inode, void **page)
+static int map_file(const char *pool, const char *name, size_t bytes, int protection, ino_t *inode,
+                    void **page)
 {
     char path[DIRECTORY_PATH_MAX];
     struct stat st;
@@ -48,7 +49,8 @@ static int map_file(const char *pool, const char *name, size_t bytes, int protec
 int limits_refresh(const char *pool)
 {
     void *page;
-    int rc = map_file(pool, "budget", sizeof(struct budget_page), PROT_READ | PROT_WRITE, &limits.budget_inode, &page);
+    int rc = map_file(pool, "budget", sizeof(struct budget_page), PROT_READ | PROT_WRITE,
+                      &limits.budget_inode, &page);
     if (rc != 0)
         return rc;
     if (page != NULL) {
@@ -100,8 +102,8 @@ enum denial limits_admit(uint32_t stratum, uint64_t now_ns, uint32_t random, uin
     const struct rates_page *rates = current_rates();
     struct budget_page *budget = atomic_load_explicit(&limits.budget, memory_order_acquire);
     struct rates_admission now;
-    if (rates == NULL || budget == NULL || !limits_alive(now_ns) || !rates_read_admission(rates, stratum, &now) ||
-        now.cycle_ns == 0)
+    if (rates == NULL || budget == NULL || !limits_alive(now_ns) ||
+        !rates_read_admission(rates, stratum, &now) || now.cycle_ns == 0)
         return DENIED_NO_RATES;
     if (now.paused)
         return DENIED_PAUSED;
@@ -109,8 +111,8 @@ enum denial limits_admit(uint32_t stratum, uint64_t now_ns, uint32_t random, uin
     uint32_t cycle = (uint32_t)(now_ns / now.cycle_ns);
     uint64_t p = (uint64_t)now.probability + 1; /* of 2^32 */
     if (p <= UINT32_MAX) {
-        /* Demand is above the cap. As the cycle's cap is used up, halve p at 1/2, 3/4, 7/8 …, so that late comers
-         * still have a chance and the cap is rarely met by force, which would bias against them. */
+        /* Demand is above the cap. As the cycle's cap is used up, halve p at 1/2, 3/4, 7/8 …, so that late
+         * comers still have a chance and the cap is rarely met by force, which would bias against them. */
         double left = 1.0 - budget_used_share(budget, cycle, now.cap);
         for (double mark = 0.5; p > 1 && left <= mark && mark > 0.01; mark /= 2)
             p /= 2;

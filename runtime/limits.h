@@ -1,9 +1,9 @@
 /*
  * Limits: this process's view of the pool's `budget` and `rates`, and the decision to admit an action.
  *
- * The mappings are made by the sampler thread (limits_refresh) and published by one atomic store each; hooks only
- * load them. An old mapping that was replaced is never unmapped, since a hook may be using it: that happens
- * only when an aggregator's directory was removed and made again.
+ * The mappings are made by the sampler thread (limits_refresh) and published by one atomic store each; hooks
+ * only load them. An old mapping that was replaced is never unmapped, since a hook may be using it: that
+ * happens only when an aggregator's directory was removed and made again.
  */
 #ifndef RUNTIME_LIMITS_H
 #define RUNTIME_LIMITS_H

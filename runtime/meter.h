@@ -1,10 +1,10 @@
 /*
  * Meter: what our hooks cost the application's request threads.
  *
- * Reading a clock at each hook would cost as much as the hook. One hook in METER_EVERY is timed and stands for
- * the others; the rare expensive part (an admitted action's begin and end) is timed each time, and taken out
- * of the timed hooks so that it is not counted twice. A time above METER_CEILING_NS was a preemption, not work,
- * and is cut. All of it happens with the GIL held, so plain variables do.
+ * Reading a clock at each hook would cost as much as the hook. One hook in METER_EVERY is timed and stands
+ * for the others; the rare expensive part (an admitted action's begin and end) is timed each time, and taken
+ * out of the timed hooks so that it is not counted twice. A time above METER_CEILING_NS was a preemption, not
+ * work, and is cut. All of it happens with the GIL held, so plain variables do.
  */
 #ifndef RUNTIME_METER_H
 #define RUNTIME_METER_H

@@ -1,6 +1,8 @@
 /*
- * Notices: one line on stderr, once for each kind, over all processes forked from the one that loaded us. Four
- * workers that find the same thing wrong say it once.
+ * Notices: one line on stderr, once for each kind, over all processes of one server. Four workers that find
+ * the same thing wrong say it once, whether they were forked from a process that had loaded us (they share a
+ * page) or each loaded us by itself (they share a process group, and the first to bind a name in the abstract
+ * socket namespace speaks; it keeps that one descriptor, so only a process with something wrong has it).
  */
 #ifndef RUNTIME_NOTICE_H
 #define RUNTIME_NOTICE_H
@@ -9,7 +11,6 @@ enum notice {
     NOTICE_NO_SEGMENT = 0,    /* the segment could not be made */
     NOTICE_NO_AGGREGATOR = 1, /* none serves the directory and none could be started */
     NOTICE_NO_SAMPLER = 2,    /* the sampler thread could not run */
-    NOTICE_CHECK = 3,         /* this interpreter is not what we were built for */
 };
 
 /** Set up the memory that forked processes share. Call when the extension is loaded. */

@@ -21,11 +21,11 @@
 
 enum {
     STACK_BYTES = 512 << 10,
-    OTHERS = 128,           /* threads outside actions that are sampled with scope "process" */
-    LIST_EVERY = 10,        /* ticks between two looks at the list of threads */
-    PUBLISH_EVERY = 8,      /* ticks between two readings of our own CPU clock */
-    SWEEP_EVERY = 512,      /* ticks between two sweeps of the code table */
-    SPAWNS = 3,             /* aggregators started at most in SPAWN_WINDOW_NS */
+    OTHERS = 128,      /* threads outside actions that are sampled with scope "process" */
+    LIST_EVERY = 10,   /* ticks between two looks at the list of threads */
+    PUBLISH_EVERY = 8, /* ticks between two readings of our own CPU clock */
+    SWEEP_EVERY = 512, /* ticks between two sweeps of the code table */
+    SPAWNS = 3,        /* aggregators started at most in SPAWN_WINDOW_NS */
     AGGREGATOR_WAIT_MS = 3000,
 };
 #define SPAWN_WINDOW_NS (60 * NS_PER_SECOND)
@@ -66,7 +66,7 @@ static struct {
     _Atomic uint32_t look;  /* look for an aggregator */
     _Atomic uint32_t stop;
     _Atomic uint32_t tid;
-    uint64_t looked_ns;     /* GIL holders: when a look was asked for last */
+    uint64_t looked_ns; /* GIL holders: when a look was asked for last */
     /* the rest is the thread's own */
     uint64_t spawned_ns[SPAWNS];
     uint64_t cpu_base_ns;
@@ -87,8 +87,8 @@ static void futex_wake(_Atomic uint32_t *word)
 
 /* ---- parking ------------------------------------------------------------------------------------------- */
 
-/* Pairs with park(): there the state is stored before `armed`, `look` and `stop` are loaded, here they were stored before
- * the state is loaded, all sequentially consistent; so one of the two sees the other. */
+/* Pairs with park(): there the state is stored before `armed`, `look` and `stop` are loaded, here they were
+ * stored before the state is loaded, all sequentially consistent; so one of the two sees the other. */
 void sampler_wake(void)
 {
     uint32_t parked = STATE_PARKED;
@@ -99,7 +99,8 @@ void sampler_wake(void)
 
 static bool has_work(void)
 {
-    return atomic_load(&slots.armed) != 0 || atomic_load(&sampler.look) != 0 || atomic_load(&sampler.stop) != 0;
+    return atomic_load(&slots.armed) != 0 || atomic_load(&sampler.look) != 0 ||
+           atomic_load(&sampler.stop) != 0;
 }
 
 static void park(void)
@@ -114,7 +115,8 @@ static void park(void)
 bool sampler_hold(void)
 {
     uint32_t parked = STATE_PARKED;
-    return atomic_load(&slots.armed) == 0 && atomic_compare_exchange_strong(&sampler.state, &parked, STATE_HELD);
+    return atomic_load(&slots.armed) == 0 &&
+           atomic_compare_exchange_strong(&sampler.state, &parked, STATE_HELD);
 }
 
 void sampler_release(void)
@@ -144,7 +146,8 @@ void sampler_stop(void)
 
 static void sleep_until(uint64_t deadline_ns)
 {
-    struct timespec t = {.tv_sec = (time_t)(deadline_ns / NS_PER_SECOND), .tv_nsec = (long)(deadline_ns % NS_PER_SECOND)};
+    struct timespec t = {.tv_sec = (time_t)(deadline_ns / NS_PER_SECOND),
+                         .tv_nsec = (long)(deadline_ns % NS_PER_SECOND)};
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR) {
     }
 }
@@ -171,7 +174,8 @@ static void look_for_aggregator(void)
     if (settings->aggregator[0] != '\0' && !spawn_is_served(settings->directory) && may_spawn(start)) {
         rc = spawn_aggregator(settings->aggregator, settings->directory);
         if (rc != 0) {
-            notice_once(NOTICE_NO_AGGREGATOR, "nothing is profiled, the application runs on: %s", fault_text());
+            notice_once(NOTICE_NO_AGGREGATOR, "nothing is profiled, the application runs on: %s",
+                        fault_text());
             return;
         }
     }
@@ -201,14 +205,14 @@ static uint32_t state_without_gil(const struct reader_thread *thread, uint64_t c
     case 0:
         return STATE_BLOCKED;
     default:
-        /* A waiter for the GIL wakes every switch interval and so its clock creeps; a sleeper's stands still. We
-         * are here only because it moved. */
+        /* A waiter for the GIL wakes every switch interval and so its clock creeps; a sleeper's stands still.
+         * We are here only because it moved. */
         return gil_is_held ? STATE_GIL_WAIT : STATE_BLOCKED;
     }
 }
 
-static void put_sample(struct view *view, uint64_t serial, uint64_t now, uint64_t interval_ns, uint64_t cpu_ns,
-                       uint32_t flags)
+static void put_sample(struct view *view, uint64_t serial, uint64_t now, uint64_t interval_ns,
+                       uint64_t cpu_ns, uint32_t flags)
 {
     struct worker_page *page = worker.segment.worker;
     struct record_sample record = {
@@ -225,11 +229,12 @@ static void put_sample(struct view *view, uint64_t serial, uint64_t now, uint64_
 }
 
 /*
- * One sample of one thread. `begin_ns`, `begin_cpu_ns` are those of its outermost profiled action (0 outside any):
- * CPU is measured from the later of that and the previous sample.
+ * One sample of one thread. `begin_ns`, `begin_cpu_ns` are those of its outermost profiled action (0 outside
+ * any): CPU is measured from the later of that and the previous sample.
  */
-static void sample_thread(struct workspace *w, struct view *view, const struct reader_thread *thread, uint64_t serial,
-                          uint64_t begin_ns, uint64_t begin_cpu_ns, const struct rates *rates)
+static void sample_thread(struct workspace *w, struct view *view, const struct reader_thread *thread,
+                          uint64_t serial, uint64_t begin_ns, uint64_t begin_cpu_ns,
+                          const struct rates *rates)
 {
     struct worker_page *page = worker.segment.worker;
     uint64_t now = clock_monotonic_ns();
@@ -250,7 +255,8 @@ static void sample_thread(struct workspace *w, struct view *view, const struct r
     uint64_t since_cpu = first ? begin_cpu_ns : view->sampled_cpu_ns;
     uint64_t cpu_share = 0;
     if (since_ns != 0 && now > since_ns && cpu > since_cpu)
-        cpu_share = (uint64_t)((double)rates->interval_ns * (double)(cpu - since_cpu) / (double)(now - since_ns));
+        cpu_share =
+            (uint64_t)((double)rates->interval_ns * (double)(cpu - since_cpu) / (double)(now - since_ns));
 
     if (view->valid && cpu == view->sampled_cpu_ns) {
         /* It ran nothing since before its last stack was read, so that stack is exact. */
@@ -308,7 +314,8 @@ static bool in_a_slot(int32_t tid)
 {
     uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed);
     for (uint32_t i = 0; i < top; i++)
-        if (atomic_load_explicit(&slots.slot[i].serial, memory_order_acquire) != 0 && slots.slot[i].thread.tid == tid)
+        if (atomic_load_explicit(&slots.slot[i].serial, memory_order_acquire) != 0 &&
+            slots.slot[i].thread.tid == tid)
             return true;
     return false;
 }
@@ -327,7 +334,8 @@ static void publish(void)
     struct worker_page *page = worker.segment.worker;
     atomic_store_explicit(&page->sampler_cpu_ns, clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - sampler.cpu_base_ns,
                           memory_order_relaxed);
-    atomic_store_explicit(&page->process_cpu_ns, clock_read_ns(CLOCK_PROCESS_CPUTIME_ID), memory_order_relaxed);
+    atomic_store_explicit(&page->process_cpu_ns, clock_read_ns(CLOCK_PROCESS_CPUTIME_ID),
+                          memory_order_relaxed);
     atomic_store_explicit(&page->heartbeat_ns, clock_monotonic_ns(), memory_order_relaxed);
 }
 
@@ -407,7 +415,8 @@ static int reserve_workspace(void)
         rc = codes_open();
     if (rc != 0 || sampler.workspace != NULL)
         return rc;
-    void *memory = mmap(NULL, sizeof *sampler.workspace, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *memory =
+        mmap(NULL, sizeof *sampler.workspace, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
         return fault(errno, "memory for the sampler");
     sampler.workspace = memory;

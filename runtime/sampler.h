@@ -2,9 +2,9 @@
  * Sampler: the one thread of ours in a worker, named pom-sampler. It never takes the GIL, never touches a
  * reference count, blocks all signals, and sleeps on a futex while nothing is being profiled here.
  *
- * While armed it ticks once in each interval I, at a moment drawn uniformly in it (stratified: no aliasing with
- * whatever the application does periodically). A sample stands for I of wall time. At a tick it reads the threads in
- * the slot table (action.h), and with scope "process" all others too.
+ * While armed it ticks once in each interval I, at a moment drawn uniformly in it (stratified: no aliasing
+ * with whatever the application does periodically). A sample stands for I of wall time. At a tick it reads
+ * the threads in the slot table (action.h), and with scope "process" all others too.
  */
 #ifndef RUNTIME_SAMPLER_H
 #define RUNTIME_SAMPLER_H

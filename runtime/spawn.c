@@ -56,7 +56,8 @@ static int second_child(void *context)
         for (int fd = 0; fd < 65536; fd++)
             close(fd);
     if (open("/dev/null", O_RDWR) != 0 ||
-        (open(launch->log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600) != 1 && open("/dev/null", O_WRONLY) != 1) ||
+        (open(launch->log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600) != 1 &&
+         open("/dev/null", O_WRONLY) != 1) ||
         dup2(1, 2) != 2 || chdir("/") != 0) {
         launch->error = errno;
         _exit(127);
@@ -64,7 +65,8 @@ static int second_child(void *context)
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    char *const arguments[] = {(char *)launch->program, "--private", "--directory", (char *)launch->directory, NULL};
+    char *const arguments[] = {(char *)launch->program, "--private", "--directory", (char *)launch->directory,
+                               NULL};
     execve(launch->program, arguments, environ);
     launch->error = errno;
     _exit(127);
@@ -87,7 +89,8 @@ int spawn_aggregator(const char *program, const char *directory)
     int rc = directory_join(log, directory, DIRECTORY_LOG);
     if (rc != 0)
         return rc;
-    char *stacks = mmap(NULL, 2 * CHILD_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    char *stacks =
+        mmap(NULL, 2 * CHILD_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (stacks == MAP_FAILED)
         return fault(errno, "memory to start the aggregator");
 

@@ -8,10 +8,11 @@
 bool spawn_is_served(const char *directory);
 
 /**
- * Start `program --private --directory D` detached: no SIGCHLD and no child that the application's waitpid could
- * see (clone without an exit signal, then a second one), a session of its own, no inherited descriptor, default
- * signals, umask 077. Where several processes do so at once, the one that gets the directory's lock stays. Returns 0 once it was
- * executed, or -errno with fault_text(). Call from a thread with all signals blocked (the sampler).
+ * Start `program --private --directory D` detached: no SIGCHLD and no child that the application's waitpid
+ * could see (clone without an exit signal, then a second one), a session of its own, no inherited descriptor,
+ * default signals, umask 077. Where several processes do so at once, the one that gets the directory's lock
+ * stays. Returns 0 once it was executed, or -errno with fault_text(). Call from a thread with all signals
+ * blocked (the sampler).
  */
 int spawn_aggregator(const char *program, const char *directory);
 

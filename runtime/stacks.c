@@ -24,9 +24,9 @@ struct node {
 
 struct file {
     uint32_t hash;
-    uint32_t string;      /* its definition */
-    uint32_t file_code;   /* definition of the code that stands for the whole file; 0: none yet */
-    const char *name;     /* in the segment's definition area, which never changes */
+    uint32_t string;    /* its definition */
+    uint32_t file_code; /* definition of the code that stands for the whole file; 0: none yet */
+    const char *name;   /* in the segment's definition area, which never changes */
     uint32_t length;
 };
 
@@ -39,13 +39,13 @@ struct line {
 static struct {
     uint32_t nodes, codes, strings, files;
     uint32_t epoch;
-    uint32_t granularity; /* code->definition holds ids of methods at this granularity or finer */
+    uint32_t granularity;        /* code->definition holds ids of methods at this granularity or finer */
     struct node node[NODES + 1]; /* by id; 0 is no node */
     uint32_t node_index[NODE_INDEX];
     struct file file[FILES + 1];
     uint16_t file_index[FILE_INDEX];
     struct line line[LINES];
-} *trie;
+} * trie;
 
 static struct {
     int count;
@@ -89,7 +89,8 @@ static const char *shorten(const char *file)
     uint32_t best = 0;
     for (int i = 0; i < roots.count; i++) {
         uint32_t length = roots.length[i];
-        if (length > best && strncmp(file, roots.path[i], length) == 0 && file[length] == '/' && file[length + 1] != '\0')
+        if (length > best && strncmp(file, roots.path[i], length) == 0 && file[length] == '/' &&
+            file[length + 1] != '\0')
             best = length;
     }
     return best != 0 ? file + best + 1 : file;
@@ -130,18 +131,22 @@ static struct file *find_file(struct segment *segment, const char *name)
     if (!definitions_put(area, &definition, sizeof definition, name, length))
         return NULL;
     struct file *file = &trie->file[++trie->files];
-    *file = (struct file){
-        .hash = hash, .string = ++trie->strings, .name = (const char *)area->data + text_at, .length = length};
+    *file = (struct file){.hash = hash,
+                          .string = ++trie->strings,
+                          .name = (const char *)area->data + text_at,
+                          .length = length};
     trie->file_index[at] = (uint16_t)trie->files;
     return file;
 }
 
-static uint32_t define_code(struct segment *segment, uint32_t file_string, uint32_t first_line, const char *name)
+static uint32_t define_code(struct segment *segment, uint32_t file_string, uint32_t first_line,
+                            const char *name)
 {
     uint32_t length = (uint32_t)strlen(name);
     struct define_code definition = {
         .header = {.kind = DEFINE_CODE}, .file = file_string, .first_line = first_line, .length = length};
-    if (!definitions_put(&segment->definitions[DEFINITIONS_SAMPLER], &definition, sizeof definition, name, length))
+    if (!definitions_put(&segment->definitions[DEFINITIONS_SAMPLER], &definition, sizeof definition, name,
+                         length))
         return 0;
     return ++trie->codes;
 }
@@ -165,7 +170,8 @@ static uint32_t code_id(struct segment *segment, struct code *code, uint32_t gra
 
 static uint32_t line_of(const struct code *code, uint32_t instruction)
 {
-    uint64_t key = ((uint64_t)(uintptr_t)code >> 4) * UINT64_C(0x9E3779B97F4A7C15) + instruction * UINT64_C(0xC2B2AE3D27D4EB4F);
+    uint64_t key = ((uint64_t)(uintptr_t)code >> 4) * UINT64_C(0x9E3779B97F4A7C15) +
+                   instruction * UINT64_C(0xC2B2AE3D27D4EB4F);
     struct line *line = &trie->line[(key >> 40) & (LINES - 1)];
     if (line->code != code || line->instruction != instruction)
         *line = (struct line){code, instruction, code_line(code, instruction)};
@@ -174,7 +180,8 @@ static uint32_t line_of(const struct code *code, uint32_t instruction)
 
 static uint32_t find_node(struct segment *segment, uint32_t parent, uint32_t code, uint32_t line)
 {
-    uint64_t key = (uint64_t)parent * UINT64_C(0x9E3779B97F4A7C15) ^ (uint64_t)code * UINT64_C(0xC2B2AE3D27D4EB4F) ^
+    uint64_t key = (uint64_t)parent * UINT64_C(0x9E3779B97F4A7C15) ^
+                   (uint64_t)code * UINT64_C(0xC2B2AE3D27D4EB4F) ^
                    (uint64_t)line * UINT64_C(0x165667B19E3779F9);
     uint32_t at = (uint32_t)(key >> 36) & (NODE_INDEX - 1);
     for (; trie->node_index[at] != 0; at = (at + 1) & (NODE_INDEX - 1)) {
@@ -185,7 +192,8 @@ static uint32_t find_node(struct segment *segment, uint32_t parent, uint32_t cod
     }
     if (trie->nodes == NODES)
         return 0;
-    struct define_node definition = {.header = {.kind = DEFINE_NODE}, .parent = parent, .code = code, .line = line};
+    struct define_node definition = {
+        .header = {.kind = DEFINE_NODE}, .parent = parent, .code = code, .line = line};
     if (!definitions_put(&segment->definitions[DEFINITIONS_SAMPLER], &definition, sizeof definition, NULL, 0))
         return 0;
     uint32_t id = ++trie->nodes;

@@ -1,10 +1,11 @@
 /*
  * Stacks: the trie of every stack seen in this segment, with fixed memory.
  *
- * A stack is the id of its leaf's node; a node is (caller's node, code, line). Nodes, codes and file names are defined
- * in the sampler's definition area the first time they are used, always before the sample that needs them. Where the
- * area or the trie is full, a stack is folded to the part of it that is known, and the caller is told, so that
- * the worker can go on in a fresh segment. Sampler thread only, but for stacks_set_roots.
+ * A stack is the id of its leaf's node; a node is (caller's node, code, line). Nodes, codes and file names
+ * are defined in the sampler's definition area the first time they are used, always before the sample that
+ * needs them. Where the area or the trie is full, a stack is folded to the part of it that is known, and the
+ * caller is told, so that the worker can go on in a fresh segment. Sampler thread only, but for
+ * stacks_set_roots.
  */
 #ifndef RUNTIME_STACKS_H
 #define RUNTIME_STACKS_H
@@ -32,8 +33,8 @@ struct stack_memory {
 int stacks_open(void);
 
 /**
- * Folders to take off the front of file names, longest match first: `count` zero-terminated paths (copied; those
- * beyond a bound are dropped). Call before the sampler runs or while it is held.
+ * Folders to take off the front of file names, longest match first: `count` zero-terminated paths (copied;
+ * those beyond a bound are dropped). Call before the sampler runs or while it is held.
  */
 void stacks_set_roots(const char *const *paths, int count);
 
@@ -44,8 +45,8 @@ void stacks_reset(void);
 void stacks_forget_codes(void);
 
 /**
- * The node of `stack` (count > 0), at `granularity` (enum granularity). `*overflow` is set if the stack had to be
- * folded. 0 if not even its root could be defined.
+ * The node of `stack` (count > 0), at `granularity` (enum granularity). `*overflow` is set if the stack had
+ * to be folded. 0 if not even its root could be defined.
  */
 uint32_t stacks_intern(struct segment *segment, const struct stack *stack, uint32_t granularity,
                        struct stack_memory *memory, bool *overflow);

@@ -40,7 +40,8 @@ static uint32_t add_row(struct segment *segment, const char *name, size_t length
 {
     if (types.rows == COUNTER_TYPES || types.names_used + length > NAMES_BYTES)
         return 0;
-    struct define_type definition = {.header = {.kind = DEFINE_TYPE}, .type = types.rows, .length = (uint32_t)length};
+    struct define_type definition = {
+        .header = {.kind = DEFINE_TYPE}, .type = types.rows, .length = (uint32_t)length};
     if (!definitions_put(&segment->definitions[DEFINITIONS_ACTION], &definition, sizeof definition, name,
                          (uint32_t)length))
         return 0;
@@ -84,7 +85,8 @@ uint32_t types_row(struct segment *segment, const char *name, size_t length)
 uint32_t types_stratum(uint32_t hash)
 {
     uint32_t at = hash & (PATHS - 1);
-    uint32_t type_hash = types.path[at].path_hash == hash && types.path[at].type_hash != 0 ? types.path[at].type_hash : hash;
+    uint32_t type_hash =
+        types.path[at].path_hash == hash && types.path[at].type_hash != 0 ? types.path[at].type_hash : hash;
     return (type_hash ^ (type_hash >> 15)) & (STRATA - 1);
 }
 

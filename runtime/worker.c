@@ -122,7 +122,8 @@ bool worker_attach(uint64_t now_ns)
     int rc = make_segment(&worker.segment);
     if (rc != 0) {
         snprintf(worker.reason, sizeof worker.reason, "%s", fault_text());
-        notice_once(NOTICE_NO_SEGMENT, "profiling is off in this process, the application runs on: %s", worker.reason);
+        notice_once(NOTICE_NO_SEGMENT, "profiling is off in this process, the application runs on: %s",
+                    worker.reason);
         return false;
     }
     seed();

@@ -1,9 +1,9 @@
 /*
  * Worker: this process's place in the pool: its segment, its life from the first action to exit, and fork.
  *
- * Everything is lazy. worker_enable only notes the settings; the segment, the request files and the sampler thread come
- * with the first action, in the process where it runs (servers load us in a master, fork, and drop privileges
- * after that).
+ * Everything is lazy. worker_enable only notes the settings; the segment, the request files and the sampler
+ * thread come with the first action, in the process where it runs (servers load us in a master, fork, and
+ * drop privileges after that).
  *
  * Fork: the child has no segment (MADV_DONTFORK), no sampler, and open actions that are not its own. A
  * pthread_atfork handler resets it; a page that the kernel wipes on fork is tested at each entry as well, for
@@ -37,13 +37,13 @@ struct worker {
     bool attached;
     bool check_failed;
     uint32_t generation;
-    uint64_t retry_ns;  /* no attempt to attach before */
+    uint64_t retry_ns; /* no attempt to attach before */
     uint64_t attached_ns;
-    char reason[256];   /* why profiling is off, "" if it is not */
+    char reason[256]; /* why profiling is off, "" if it is not */
     struct worker_settings settings;
     struct segment segment;
     struct meter meter;
-    uint64_t random[4]; /* xoshiro256** state */
+    uint64_t random[4];              /* xoshiro256** state */
     _Atomic bool want_fresh_segment; /* set by the sampler when its definition area is full */
 };
 
@@ -69,8 +69,8 @@ void worker_after_fork(void);
 void worker_close(void);
 
 /**
- * If the definition areas are full and nothing is being profiled right now, go on in a fresh segment; called at an
- * action's begin.
+ * If the definition areas are full and nothing is being profiled right now, go on in a fresh segment; called
+ * at an action's begin.
  */
 void worker_renew_segment(void);
 

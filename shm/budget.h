@@ -3,9 +3,9 @@
  *
  * One 64-bit word, (cycle:32 | used:32), in a page that all workers and the aggregator map; advanced by
  * compare-and-swap, so the cap holds exactly however many processes race, without a message and while the
- * aggregator is dead. The cycle is CLOCK_MONOTONIC / cycle length and never moves back: a worker that computed
- * its cycle just before a boundary uses the newer one it finds. A worker killed after its compare-and-swap
- * wastes one token, which is the safe side.
+ * aggregator is dead. The cycle is CLOCK_MONOTONIC / cycle length and never moves back: a worker that
+ * computed its cycle just before a boundary uses the newer one it finds. A worker killed after its
+ * compare-and-swap wastes one token, which is the safe side.
  */
 #ifndef SHM_BUDGET_H
 #define SHM_BUDGET_H

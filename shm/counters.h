@@ -1,15 +1,15 @@
 /*
  * Counters: exact totals of every action, profiled or not, by local action type.
  *
- * They are absolute values that only grow, written by the threads that hold the GIL (one producer) and read by
- * the aggregator at any time, also after the worker's death; the aggregator merges differences, so nothing is
- * counted twice and nothing of a dead worker is lost. `changes` is stored last, with release: a reader that
- * finds it unchanged may skip the row.
+ * They are absolute values that only grow, written by the threads that hold the GIL (one producer) and read
+ * by the aggregator at any time, also after the worker's death; the aggregator merges differences, so nothing
+ * is counted twice and nothing of a dead worker is lost. `changes` is stored last, with release: a reader
+ * that finds it unchanged may skip the row.
  *
  * Latency histogram: log-linear. An octave [2^k, 2^(k+1)) ns has 16 equal sub-buckets, so a quantile is known
- * within 1/16 of its value. Octaves start at 2^10 ns (about 1 us) and end at 2^38 ns (275 s); what lies outside
- * goes to the nearest bucket. A row's octave word is 0 (nothing seen), a block number (1-based) in the pool of
- * blocks, or, once the pool is spent, OCTAVE_COARSE | count: one bucket for the whole octave.
+ * within 1/16 of its value. Octaves start at 2^10 ns (about 1 us) and end at 2^38 ns (275 s); what lies
+ * outside goes to the nearest bucket. A row's octave word is 0 (nothing seen), a block number (1-based) in
+ * the pool of blocks, or, once the pool is spent, OCTAVE_COARSE | count: one bucket for the whole octave.
  */
 #ifndef SHM_COUNTERS_H
 #define SHM_COUNTERS_H
@@ -19,12 +19,12 @@
 #include <stdint.h>
 
 enum {
-    COUNTER_TYPES = 256,      /* rows; row 0 is "(other)", for what found no row */
-    HISTOGRAM_FIRST = 10,     /* log2 of the first octave's lower bound in ns */
-    HISTOGRAM_OCTAVES = 28,   /* */
-    HISTOGRAM_SUB = 16,       /* sub-buckets an octave */
+    COUNTER_TYPES = 256,    /* rows; row 0 is "(other)", for what found no row */
+    HISTOGRAM_FIRST = 10,   /* log2 of the first octave's lower bound in ns */
+    HISTOGRAM_OCTAVES = 28, /* */
+    HISTOGRAM_SUB = 16,     /* sub-buckets an octave */
     HISTOGRAM_BUCKETS = HISTOGRAM_OCTAVES * HISTOGRAM_SUB,
-    HISTOGRAM_BLOCKS = 640,   /* blocks in the pool */
+    HISTOGRAM_BLOCKS = 640, /* blocks in the pool */
 };
 #define OCTAVE_COARSE UINT32_C(0x80000000)
 
@@ -45,9 +45,9 @@ struct histogram_block {
 };
 
 struct counters {
-    _Atomic uint32_t rows_used;   /* rows [0, rows_used) have a type definition */
+    _Atomic uint32_t rows_used; /* rows [0, rows_used) have a type definition */
     _Atomic uint32_t blocks_used;
-    _Atomic uint64_t coarse;      /* actions that found the pool of blocks spent */
+    _Atomic uint64_t coarse; /* actions that found the pool of blocks spent */
     uint64_t pad[6];
     struct counter_row row[COUNTER_TYPES];
     struct histogram_block block[HISTOGRAM_BLOCKS];

@@ -30,8 +30,8 @@ struct definitions {
  * Append `head_bytes` of `head` followed by `text_bytes` of `text`, padded to 8 bytes; sets head's size.
  * Returns false if it does not fit (nothing is written then). Only the area's producer may call it.
  */
-static inline bool definitions_put(struct definitions *area, void *head, uint32_t head_bytes, const char *text,
-                                   uint32_t text_bytes)
+static inline bool definitions_put(struct definitions *area, void *head, uint32_t head_bytes,
+                                   const char *text, uint32_t text_bytes)
 {
     uint64_t used = atomic_load_explicit(area->used, memory_order_relaxed);
     uint64_t bytes = ((uint64_t)head_bytes + text_bytes + 7) & ~UINT64_C(7);

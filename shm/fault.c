@@ -15,8 +15,7 @@ int fault(int error, const char *format, ...)
     va_end(arguments);
     if (used >= 0 && (size_t)used < sizeof text && error != 0) {
         char reason[128];
-        snprintf(text + used, sizeof text - (size_t)used, ": %s",
-                 strerror_r(error, reason, sizeof reason));
+        snprintf(text + used, sizeof text - (size_t)used, ": %s", strerror_r(error, reason, sizeof reason));
     }
     return -error;
 }

@@ -1,8 +1,9 @@
 /*
  * Errors: a function returns 0 or -errno; the words are added where they are known.
  *
- * `fault()` starts the calling thread's message and returns -errno; `fault_in()` puts context before it as the
- * error unwinds. The message is thread-local, so the last failure of a thread can be told by `fault_text()`.
+ * `fault()` starts the calling thread's message and returns -errno; `fault_in()` puts context before it as
+ * the error unwinds. The message is thread-local, so the last failure of a thread can be told by
+ * `fault_text()`.
  */
 #ifndef SHM_FAULT_H
 #define SHM_FAULT_H

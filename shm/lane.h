@@ -9,13 +9,13 @@
  *   - The consumer's store-release of `head` pairs with the producer's load-acquire of `head`: bytes before
  *     the head may be overwritten. The aggregator moves `head` only after the checkpoint that contains what
  *     it read has been renamed into place.
- *   - There is no lock, no reserved state and no pointer in shared memory: a SIGKILL at any instruction leaves
- *     either the whole record or nothing.
+ *   - There is no lock, no reserved state and no pointer in shared memory: a SIGKILL at any instruction
+ * leaves either the whole record or nothing.
  *   - Full means: the newest record is discarded and counted in `lost_records`; nothing is overwritten.
  *   - A record is contiguous: where it would cross the end of the ring, a RECORD_PADDING fills the rest.
  *
- * A single producer is a thread (the sampler) or a set of threads ordered by a lock outside shared memory (all
- * that hold the GIL). lane_put makes no call that could release that lock.
+ * A single producer is a thread (the sampler) or a set of threads ordered by a lock outside shared memory
+ * (all that hold the GIL). lane_put makes no call that could release that lock.
  */
 #ifndef SHM_LANE_H
 #define SHM_LANE_H
@@ -59,8 +59,8 @@ static inline uint64_t lane_longest_record(uint64_t size)
 }
 
 /**
- * Append one record (header.size bytes, a multiple of 8). Returns true, or false if there was no room: then it
- * was counted as lost. Only the lane's producer may call it. About 5 ns.
+ * Append one record (header.size bytes, a multiple of 8). Returns true, or false if there was no room: then
+ * it was counted as lost. Only the lane's producer may call it. About 5 ns.
  */
 static inline bool lane_put(struct lane *lane, const void *record)
 {

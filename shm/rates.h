@@ -3,8 +3,9 @@
  * read-only.
  *
  * Two slots and a generation: the writer fills the slot that is not current and then stores generation + 1
- * with release. A reader loads the generation with acquire, reads slot[generation & 1], and reads again if the
- * generation has moved on by then. `heartbeat_ns` is stored at least once a second while the aggregator lives.
+ * with release. A reader loads the generation with acquire, reads slot[generation & 1], and reads again if
+ * the generation has moved on by then. `heartbeat_ns` is stored at least once a second while the aggregator
+ * lives.
  *
  * A missing, foreign or stale file means: profile nothing (fail closed).
  */

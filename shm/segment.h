@@ -7,11 +7,11 @@
  *   then     struct counters, the two definition areas, the two lanes, each starting on a page
  *
  * Made under a temporary name (".<uuid>.new"), fully allocated (a full tmpfs says ENOSPC here, never SIGBUS
- * later), filled in, and renamed to "<uuid>.ring". Its identity is the uuid, never the pid. The worker keeps no
- * file descriptor for it. The child of a fork does not inherit the mapping (MADV_DONTFORK).
+ * later), filled in, and renamed to "<uuid>.ring". Its identity is the uuid, never the pid. The worker keeps
+ * no file descriptor for it. The child of a fork does not inherit the mapping (MADV_DONTFORK).
  *
- * The worker's page and the counters are mapped by both sides and hold atomic words only; the aggregator reads
- * lanes and definitions with pread into memory of its own and trusts nothing in them.
+ * The worker's page and the counters are mapped by both sides and hold atomic words only; the aggregator
+ * reads lanes and definitions with pread into memory of its own and trusts nothing in them.
  */
 #ifndef SHM_SEGMENT_H
 #define SHM_SEGMENT_H
@@ -60,7 +60,7 @@ struct segment_header {
     uint64_t start_time_ticks; /* field 22 of /proc/<pid>/stat: with boot_id, proof against pid reuse */
     uint64_t pid_namespace;    /* inode of /proc/self/ns/pid */
     uint64_t created_monotonic_ns;
-    uint64_t created_realtime_ns; /* the same instant */
+    uint64_t created_realtime_ns;    /* the same instant */
     uint64_t created_process_cpu_ns; /* CPU the process had used by then: not this segment's */
     uint32_t python_hexversion;
     uint32_t pad;
@@ -89,23 +89,23 @@ enum denial {
 
 /** Written by the worker, each word by one producer (noted behind it: S the sampler, G with the GIL held). */
 struct worker_page {
-    _Atomic uint32_t state;          /* G  enum segment_state */
-    _Atomic uint32_t sampler_tid;    /* S  native thread id, 0 before it runs */
-    _Atomic uint64_t heartbeat_ns;   /* S  CLOCK_MONOTONIC */
-    _Atomic uint64_t process_cpu_ns; /* S  CPU of the whole process, ours included */
-    _Atomic uint64_t sampler_cpu_ns; /* S  CPU of the sampler thread */
-    _Atomic uint64_t hook_cpu_ns;    /* G  estimated CPU of the hooks on request threads */
-    _Atomic uint64_t hooks;          /* G  hook calls */
-    _Atomic uint64_t admitted;       /* G  root actions admitted */
+    _Atomic uint32_t state;           /* G  enum segment_state */
+    _Atomic uint32_t sampler_tid;     /* S  native thread id, 0 before it runs */
+    _Atomic uint64_t heartbeat_ns;    /* S  CLOCK_MONOTONIC */
+    _Atomic uint64_t process_cpu_ns;  /* S  CPU of the whole process, ours included */
+    _Atomic uint64_t sampler_cpu_ns;  /* S  CPU of the sampler thread */
+    _Atomic uint64_t hook_cpu_ns;     /* G  estimated CPU of the hooks on request threads */
+    _Atomic uint64_t hooks;           /* G  hook calls */
+    _Atomic uint64_t admitted;        /* G  root actions admitted */
     _Atomic uint64_t denied[DENIALS]; /* G */
-    _Atomic uint64_t uncounted;      /* G  actions let through uncounted by pass-through */
-    _Atomic uint64_t other;          /* G  actions counted in "(other)" because the rows were full */
-    _Atomic uint64_t ticks;          /* S */
-    _Atomic uint64_t samples;        /* S  samples put */
-    _Atomic uint64_t torn;           /* S  of these, with the root side only */
-    _Atomic uint64_t unreadable;     /* S  reads of a stack that gave nothing */
-    _Atomic uint64_t retries;        /* S  reads that had to be repeated */
-    _Atomic uint64_t overflow;       /* S  stacks folded because the definition area or the trie was full */
+    _Atomic uint64_t uncounted;       /* G  actions let through uncounted by pass-through */
+    _Atomic uint64_t other;           /* G  actions counted in "(other)" because the rows were full */
+    _Atomic uint64_t ticks;           /* S */
+    _Atomic uint64_t samples;         /* S  samples put */
+    _Atomic uint64_t torn;            /* S  of these, with the root side only */
+    _Atomic uint64_t unreadable;      /* S  reads of a stack that gave nothing */
+    _Atomic uint64_t retries;         /* S  reads that had to be repeated */
+    _Atomic uint64_t overflow;        /* S  stacks folded because the definition area or the trie was full */
     uint64_t pad0[10];
     _Atomic uint64_t defined[SEGMENT_DEFINITIONS]; /* S, G  bytes used of each definition area */
     uint64_t pad1[14];
@@ -122,7 +122,7 @@ _Static_assert(sizeof(struct aggregator_page) <= SEGMENT_PAGE, "one page");
 
 /** How large to make a segment. */
 struct segment_sizes {
-    uint64_t sampler_lane, action_lane;                /* powers of two, multiples of a page */
+    uint64_t sampler_lane, action_lane;               /* powers of two, multiples of a page */
     uint64_t sampler_definitions, action_definitions; /* multiples of a page */
 };
 
@@ -141,8 +141,8 @@ struct segment {
 };
 
 /**
- * Make a segment for this process in `rings` (a pool's rings/ folder) and map it. Signals are blocked while it
- * is allocated. Returns 0, or -errno with fault_text() (-ENOSPC: the file system is full); nothing is left
+ * Make a segment for this process in `rings` (a pool's rings/ folder) and map it. Signals are blocked while
+ * it is allocated. Returns 0, or -errno with fault_text() (-ENOSPC: the file system is full); nothing is left
  * behind on failure. `python_hexversion` is noted for readers.
  */
 int segment_create(struct segment *segment, const char *rings, const char *source, uint32_t python_hexversion,

@@ -38,7 +38,7 @@ def forbidden() -> bool:
 
 
 def _aggregator() -> Optional[str]:
-    """Path of the aggregator that a worker may start; None if it must not or cannot."""
+    """Path of the aggregator that a worker may start, which says so if it cannot; None if it must not."""
     if os.environ.get('PROFILOMATIC_RUN') == '1':
         return None  # `profilomatic run` has started one and keeps it alive
     import shutil
@@ -50,11 +50,7 @@ def _aggregator() -> Optional[str]:
     for path in [named] if named else [*beside, shutil.which(program)]:
         if path and os.access(path, os.X_OK):
             return os.path.realpath(path)
-    tell(
-        '%s is not to be found%s: unless one runs already, nothing will be profiled'
-        % (program, ' at ' + named if named else '')
-    )
-    return None
+    return named or program
 
 
 class Switch:

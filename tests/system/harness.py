@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 BUILD = ROOT / 'build'
 COMMAND = BUILD / 'bin' / 'profilomatic'
 AGGREGATOR = BUILD / 'bin' / 'profilomatic-aggregator'
-VENV = Path(os.environ.get('POM_TEST_VENV', sys.prefix)) / 'bin'
+VENV = Path(os.environ.get('POM_TEST_VENV', sys.prefix)).absolute() / 'bin'
 
 
 def free_port():

@@ -69,7 +69,7 @@ def test_every_worker_every_request_and_the_planted_lines(server, tmp_path):
     assert len(contributing) == 4, report['contributors']
 
     file = 'app.py'
-    for name, function, states in (('compute', 'compute', {'cpu'}), ('wait', 'wait', {'blocked'}), ('lock', 'contend', {'blocked'})):
+    for name, function, states in (('compute', 'compute', {'cpu', 'runnable'}), ('wait', 'wait', {'blocked'}), ('lock', 'contend', {'blocked'})):
         row = action(report, f'/{name}')
         if server == 'uwsgi-debian' and name == 'lock':
             continue  # without threads nobody holds the lock between requests

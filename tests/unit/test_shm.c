@@ -1,4 +1,5 @@
-/* Promises of shm/: lanes, definitions, counters, the budget word, the rates file, segments and directories. */
+/* Promises of shm/: lanes, definitions, counters, the budget word, the rates file, segments and directories.
+ */
 #include <check.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -33,7 +34,8 @@ struct lane_memory {
 static struct lane lane_over(struct lane_memory *memory)
 {
     memset(memory, 0, sizeof *memory);
-    return (struct lane){.tail = &memory->tail, .head = &memory->head, .data = memory->data, .size = LANE_BYTES};
+    return (struct lane){
+        .tail = &memory->tail, .head = &memory->head, .data = memory->data, .size = LANE_BYTES};
 }
 
 struct numbered {
@@ -287,8 +289,8 @@ START_TEST(a_word_from_the_far_future_is_set_back)
 }
 END_TEST
 
-/* Four processes race for tokens, one of them is killed in the middle; nobody may see more than the cap in a cycle. `broken`
- * takes without compare-and-swap. Returns the most tokens that any cycle gave out. */
+/* Four processes race for tokens, one of them is killed in the middle; nobody may see more than the cap in a
+ * cycle. `broken` takes without compare-and-swap. Returns the most tokens that any cycle gave out. */
 static uint32_t race(bool broken)
 {
     enum { CYCLES = 400, CAP = 7, PROCESSES = 4 };
@@ -310,7 +312,9 @@ static uint32_t race(bool broken)
                         atomic_store(&shared->page.word, (uint64_t)cycle << 32 | (used + 1));
                 } else {
                     taken = budget_take(&shared->page, cycle, CAP);
-                    cycle = atomic_load(&shared->cycle) == cycle ? cycle : CYCLES; /* it may have been the next one's */
+                    cycle = atomic_load(&shared->cycle) == cycle
+                                ? cycle
+                                : CYCLES; /* it may have been the next one's */
                 }
                 if (taken)
                     atomic_fetch_add(&shared->given[cycle], 1);
@@ -390,7 +394,8 @@ START_TEST(a_reader_of_rates_never_sees_a_mixture)
 }
 END_TEST
 
-/* ---- segment and directory ------------------------------------------------------------------------------ */
+/* ---- segment and directory ------------------------------------------------------------------------------
+ */
 
 static char home[64];
 
@@ -435,7 +440,8 @@ START_TEST(a_child_of_fork_has_no_mapping_of_its_parents_segment)
     pid_t child = fork();
     if (child == 0) {
         unsigned char resident;
-        _exit(mincore(segment.base, SEGMENT_PAGE, &resident) == 0 ? 1 : 0); /* ENOMEM: nothing is mapped there */
+        _exit(mincore(segment.base, SEGMENT_PAGE, &resident) == 0 ? 1
+                                                                  : 0); /* ENOMEM: nothing is mapped there */
     }
     int status;
     waitpid(child, &status, 0);
@@ -450,12 +456,12 @@ START_TEST(a_damaged_header_is_refused_with_a_reason)
     struct segment_header header;
     ck_assert_int_eq(segment_create(&segment, home, "s", 0, &segment_small_sizes), 0);
     uint64_t bytes = segment.bytes;
-#define BREAKS(change, words)                                                                                         \
-    do {                                                                                                              \
-        header = *segment.header;                                                                                     \
-        change;                                                                                                       \
-        ck_assert_int_lt(segment_check_header(&header, bytes), 0);                                                    \
-        ck_assert_msg(strstr(fault_text(), words) != NULL, "%s", fault_text());                                       \
+#define BREAKS(change, words)                                                                                \
+    do {                                                                                                     \
+        header = *segment.header;                                                                            \
+        change;                                                                                              \
+        ck_assert_int_lt(segment_check_header(&header, bytes), 0);                                           \
+        ck_assert_msg(strstr(fault_text(), words) != NULL, "%s", fault_text());                              \
     } while (0)
     BREAKS(header.magic++, "magic");
     BREAKS(header.abi_major++, "ABI");
