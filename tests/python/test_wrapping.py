@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import profilomatic
 import pytest
@@ -172,8 +173,6 @@ def test_an_ini_file_and_a_reload_of_uwsgi(which, tmp_path, apps):
     ) as process:
         assert 'x-task-uuid' in get(port)[1]
         process.send_signal(signal.SIGHUP)
-        import time
-
         time.sleep(2)
         assert 'x-task-uuid' in get(port)[1]
     assert process.status == 0
@@ -196,6 +195,32 @@ def test_a_missing_callable_is_uwsgis_to_report(tmp_path, apps):
             for profiled in (True, False)
         ]
         assert ends[0] == ends[1] != 0
+
+
+def test_a_callable_is_served_in_uwsgi_workers_whether_threads_run_or_not(tmp_path, apps):
+    (apps / 'listening.py').write_text(
+        'import os, profilomatic\n'
+        'from plain import application as plain\n'
+        'profilomatic.configure(source_name="listening", max_actions_per_run=0)\n'
+        'received = []\n'
+        'profilomatic.add_destination(received.append)\n'
+        'def application(environ, start_response):\n'
+        '    if environ["PATH_INFO"] != "/received": return plain(environ, start_response)\n'
+        '    start_response("200 OK", [])\n'
+        '    return [b"%d %d" % (len(received), all(m["pid"] == os.getpid() for m in received))]\n'
+    )
+    for command in uwsgis().values():
+        port = free_port()
+        command = [*command, '--http-socket', '127.0.0.1:%d' % port, '--master', '-p', '1', '-w', 'listening']
+        with aggregator(tmp_path / 'run'):
+            with server(command, port, environment(tmp_path / 'run'), apps, signal.SIGINT) as process:
+                count, until = 0, time.monotonic() + 15
+                while count < 5 and time.monotonic() < until:
+                    get(port, '/hello')
+                    time.sleep(0.05)
+                    count, own = map(int, get(port, '/received')[2].split())
+        assert count >= 5 and own == 1 and process.status == 0, process.output
+        assert 'profilomatic:' not in process.output
 
 
 def test_the_names_uwsgi_will_look_for_come_from_its_options():
