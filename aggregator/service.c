@@ -50,10 +50,18 @@ static bool is_open(const struct service *service, const char *path)
     return false;
 }
 
-static void watch(const struct service *service, const char *path)
+/* Fails where the folder is not there yet, or where there are too many watches: then the look round finds it. */
+static bool watch(const struct service *service, const char *path, uint32_t events)
 {
-    /* Fails where the folder is not there yet or there are too many watches: then the look round finds it. */
-    inotify_add_watch(service->inotify, path, IN_CREATE | IN_MOVED_TO | IN_DELETE | IN_ONLYDIR);
+    return inotify_add_watch(service->inotify, path, events | IN_ONLYDIR) >= 0;
+}
+
+static void watch_pool(const struct service *service, const struct pool *pool)
+{
+    bool both = watch(service, pool->rings, IN_MOVED_TO);
+    both = watch(service, pool->folder, IN_MOVED_TO | IN_DELETE) && both;
+    /* The pool's own folder, where checkpoints come and go, only until both are there. */
+    watch(service, pool->path, both ? IN_DELETE_SELF : IN_CREATE | IN_MOVED_TO);
 }
 
 static void find_pools(struct service *service)
@@ -85,9 +93,7 @@ static void scan(struct service *service, bool force)
     find_pools(service);
     for (unsigned i = 0; i < service->pools; i++) {
         struct pool *pool = service->pool[i];
-        watch(service, pool->path);
-        watch(service, pool->rings);
-        watch(service, pool->folder);
+        watch_pool(service, pool);
         pool_scan(pool, force);
     }
 }
@@ -278,7 +284,7 @@ static int open_descriptors(struct service *service)
     /* Without inotify (its limits are per user) only the look round is left. */
     if (service->inotify >= 0) {
         add_to_epoll(service, service->inotify);
-        watch(service, service->directory);
+        watch(service, service->directory, IN_CREATE | IN_MOVED_TO);
     }
     return 0;
 }
