@@ -111,7 +111,8 @@ static void disarm(struct action *action)
 static bool begin_profiled(struct action *action, uint32_t row, const struct action *parent)
 {
     struct rates rates;
-    if (!limits_rates(&rates))
+    uint64_t generation = 0;
+    if (!limits_rates(&rates, &generation))
         return false;
     action->serial = ++next_serial;
     action->parent_serial = parent != NULL ? parent->serial : 0;

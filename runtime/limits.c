@@ -91,10 +91,16 @@ bool limits_passthrough(void)
     return rates != NULL && rates_passthrough(rates);
 }
 
-bool limits_rates(struct rates *out)
+bool limits_rates(struct rates *out, uint64_t *generation)
 {
     const struct rates_page *rates = current_rates();
-    return rates != NULL && rates_read(rates, out);
+    if (rates == NULL)
+        return false;
+    uint64_t current = atomic_load_explicit(&rates->generation, memory_order_acquire);
+    if (current == *generation && current != 0)
+        return true;
+    *generation = current; /* what is read now is this one or newer; a newer one is read again */
+    return rates_read(rates, out);
 }
 
 enum denial limits_admit(uint32_t stratum, uint64_t now_ns, uint32_t random, uint32_t *probability)

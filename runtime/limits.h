@@ -27,8 +27,11 @@ bool limits_alive(uint64_t now_ns);
 /** True if hooks shall do nothing at all. Any thread. */
 bool limits_passthrough(void);
 
-/** The whole set, for the sampler. False if there is none. */
-bool limits_rates(struct rates *out);
+/**
+ * The whole set. `*generation` is that of what `out` already holds (0: nothing); nothing is read where it is still the
+ * current one. False if there is none.
+ */
+bool limits_rates(struct rates *out, uint64_t *generation);
 
 /**
  * Decide whether a root action of `stratum` that begins now is profiled. Returns DENIALS (no denial) and its

@@ -353,13 +353,13 @@ static uint64_t random_below(uint64_t bound)
 static void run(struct workspace *w)
 {
     struct rates rates;
-    uint64_t interval = 0, base = 0;
+    uint64_t interval = 0, base = 0, generation = 0;
     for (;;) {
         if (atomic_load_explicit(&sampler.stop, memory_order_relaxed) != 0 || reader_finalizing())
             return;
         if (atomic_load_explicit(&sampler.look, memory_order_relaxed) != 0)
             look_for_aggregator();
-        if (!limits_rates(&rates) || rates.interval_ns == 0)
+        if (!limits_rates(&rates, &generation) || rates.interval_ns == 0)
             return;
         if (atomic_load_explicit(&slots.armed, memory_order_relaxed) == 0 && !rates.process)
             return;

@@ -14,6 +14,7 @@ class _Nothing:
     """Stands for a native action where there is no extension."""
 
     task_uuid: Optional[str] = None
+    profiled = False
 
     def begin(self) -> None:
         pass
@@ -25,7 +26,7 @@ class _Nothing:
 class Action:
     """A context manager and decorator; get one from `action`. Each entry is an action of its own."""
 
-    __slots__ = ('name', 'fields', '_task_uuid', '_open')
+    __slots__ = ('name', 'fields', '_task_uuid', '_open', '_last')
 
     def __init__(self, name: str, task_uuid: Optional[str] = None, **fields: Any) -> None:
         if not isinstance(name, str):
@@ -34,11 +35,17 @@ class Action:
         self.fields = fields
         self._task_uuid = task_uuid
         self._open: List[Any] = []
+        self._last: Any = _Nothing()
 
     @property
     def task_uuid(self) -> Optional[str]:
-        """The task UUID of the innermost open entry; None outside."""
-        return self._open[-1].task_uuid if self._open else None
+        """The task UUID of the innermost open entry, else of the one that ended last; None before the first."""
+        return (self._open[-1] if self._open else self._last).task_uuid  # type: ignore[no-any-return]
+
+    @property
+    def profiled(self) -> bool:
+        """Whether that entry was admitted for profiling."""
+        return bool((self._open[-1] if self._open else self._last).profiled)
 
     def __enter__(self) -> Action:
         handle = _Nothing() if _runtime is None else _runtime.Action(self.name, self._task_uuid)
@@ -47,7 +54,8 @@ class Action:
         return self
 
     def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
-        self._open.pop().end(error=kind is not None)
+        self._last = self._open.pop()
+        self._last.end(error=kind is not None)
 
     def __call__(self, function: _F) -> _F:
         """Every call of `function`, or every run of the coroutine it returns, becomes an action."""

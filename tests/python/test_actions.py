@@ -179,7 +179,7 @@ def test_samples_go_to_the_right_one_of_two_threads(messages):
 def environ(path='/', **more):
     from wsgiref.util import setup_testing_defaults
 
-    env = {'PATH_INFO': path, 'REQUEST_METHOD': 'GET', 'QUERY_STRING': ''}
+    env = {'SCRIPT_NAME': '', 'PATH_INFO': path, 'REQUEST_METHOD': 'GET', 'QUERY_STRING': ''}
     setup_testing_defaults(env)
     env.update(more)
     return env
