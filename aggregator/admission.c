@@ -13,8 +13,10 @@ uint32_t admission_encode(double probability)
 
 void admission_resume(struct admission *admission, const uint32_t probability[STRATA])
 {
-    for (unsigned s = 0; s < STRATA; s++)
+    for (unsigned s = 0; s < STRATA; s++) {
         admission->probability[s] = ((double)probability[s] + 1.0) / 4294967296.0;
+        admission->known[s] = true;
+    }
 }
 
 /* The share that each stratum gets of `capacity`, by rising demand: an equal part of what is left, or its need. */
@@ -55,8 +57,9 @@ void admission_step(struct admission *admission, const uint64_t demand[STRATA], 
     for (unsigned s = 0; s < STRATA; s++) {
         double wanted = quiet || peak[s] <= 0 ? 1.0 : share[s] / peak[s];
         double before = admission->probability[s];
-        if (before > 0 && wanted > before * RAISE)
+        if (admission->known[s] && before > 0 && wanted > before * RAISE)
             wanted = before * RAISE;
+        admission->known[s] = peak[s] > 0;
         admission->probability[s] = wanted;
         if (peak[s] > 0 && wanted < lowest)
             lowest = wanted;

@@ -4,13 +4,15 @@
  * The budget word alone would serve whoever comes first, and rare actions would never be seen. So each stratum of
  * actions gets a probability, such that 0.75 of the cap is expected to be used: equal shares, what a
  * stratum does not need is spread over the rest (water-filling). The demand of a stratum is the most it
- * showed in one of the last ADMISSION_CYCLES cycles. Probabilities rise by at most a fifth a cycle and fall at once.
+ * showed in one of the last ADMISSION_CYCLES cycles. Probabilities fall at once and rise by at most a fifth a
+ * cycle; but a stratum that was not known before gets its share as soon as it shows.
  *
  * A pure function, without clock or I/O.
  */
 #ifndef AGGREGATOR_ADMISSION_H
 #define AGGREGATOR_ADMISSION_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "shm/rates.h"
@@ -24,6 +26,7 @@ struct admission {
     uint64_t demand[ADMISSION_CYCLES][STRATA];
     uint32_t next;
     double probability[STRATA]; /* 0: none yet */
+    bool known[STRATA];         /* showed in the last cycles */
 };
 
 /**

@@ -48,9 +48,14 @@ static struct split split_of(const struct type_totals *totals, const struct cell
     }
     if (!split.known || totals->run_latency <= 0)
         return split;
-    double running = split.state[STATE_CPU] + split.state[STATE_NATIVE];
     double waiting = wall * totals->run_delay / totals->run_latency;
     split.has_runnable = true;
+    if (sampled <= 0) { /* a CPU clock, unlike a sample, does not count waiting for a core */
+        split.runnable = waiting < split.state[STATE_BLOCKED] ? waiting : split.state[STATE_BLOCKED];
+        split.state[STATE_BLOCKED] -= split.runnable;
+        return split;
+    }
+    double running = split.state[STATE_CPU] + split.state[STATE_NATIVE];
     split.runnable = waiting < running ? waiting : running;
     split.waiting_share = running > 0 ? split.runnable / running : 0;
     split.state[STATE_CPU] *= 1 - split.waiting_share;

@@ -269,6 +269,19 @@ START_TEST(cuts_are_made_at_once_and_raises_by_a_fifth)
 }
 END_TEST
 
+START_TEST(a_stratum_that_shows_up_gets_its_share_at_once)
+{
+    struct admission admission = {0};
+    uint64_t one[STRATA] = {4000}, two[STRATA] = {4000, 60};
+    uint32_t out[STRATA];
+    for (int i = 0; i < 10; i++)
+        admission_step(&admission, one, 10, out);
+    ck_assert_double_le(decoded(out[1]), 0.01);
+    admission_step(&admission, two, 10, out);
+    ck_assert_double_eq_tol(decoded(out[1]), 3.75 / 60, 1e-6);
+}
+END_TEST
+
 START_TEST(an_unknown_stratum_of_a_busy_pool_gets_the_lowest_probability)
 {
     struct admission admission = {0};
@@ -295,6 +308,7 @@ int main(void)
     tcase_add_test(cases, without_a_cap_everything_is_admitted);
     tcase_add_test(cases, rare_actions_get_their_share_beside_busy_ones);
     tcase_add_test(cases, cuts_are_made_at_once_and_raises_by_a_fifth);
+    tcase_add_test(cases, a_stratum_that_shows_up_gets_its_share_at_once);
     tcase_add_test(cases, an_unknown_stratum_of_a_busy_pool_gets_the_lowest_probability);
     suite_add_tcase(suite, cases);
     SRunner *runner = srunner_create(suite);
