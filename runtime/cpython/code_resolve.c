@@ -37,9 +37,10 @@ static bool is_alive(const PyObject *object)
 static uint64_t identify(const PyCodeObject *code)
 {
     const uintptr_t parts[] = {
-        (uintptr_t)code->co_filename,    (uintptr_t)code->co_qualname, (uintptr_t)code->co_linetable,
-        (uintptr_t)code->co_firstlineno, (uintptr_t)code->co_consts,   (uintptr_t)Py_SIZE(code),
-        (uintptr_t)code->co_stacksize,   (uintptr_t)code->co_flags,
+        (uintptr_t)code->co_filename,        (uintptr_t)code->co_qualname, (uintptr_t)code->co_linetable,
+        (uintptr_t)code->co_firstlineno,     (uintptr_t)code->co_consts,   (uintptr_t)Py_SIZE(code),
+        (uintptr_t)code->co_stacksize,       (uintptr_t)code->co_flags,    (uintptr_t)code_frame_words(code),
+        (uintptr_t)code->_co_firsttraceable,
     };
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
@@ -103,24 +104,16 @@ static bool is_string_type(struct copy *copy, uintptr_t type)
 /* Append the str at `address` as UTF-8 with a zero behind it; NULL if it cannot be read or does not fit. */
 static char *copy_string(struct copy *copy, uintptr_t address, struct code_room *room)
 {
-    PyUnicodeObject string;
-    const PyASCIIObject *ascii = &string._base._base;
-    memset(&string, 0, sizeof string);
-    /* A short compact string at the end of a page may be followed by nothing: its head is smaller than the
-     * struct. */
-    if (address == 0 || !copy_piece(copy, address, &string, sizeof(PyASCIIObject)) ||
-        !is_alive(&ascii->ob_base) || !is_string_type(copy, (uintptr_t)ascii->ob_base.ob_type) ||
-        ascii->length < 0)
+    PyASCIIObject head;
+    const PyASCIIObject *ascii = &head;
+    if (address == 0 || !copy_piece(copy, address, &head, sizeof head) || !is_alive(&ascii->ob_base) ||
+        !is_string_type(copy, (uintptr_t)ascii->ob_base.ob_type) || ascii->length < 0)
         return NULL;
-    uintptr_t data;
+    uintptr_t data = address + (ascii->state.ascii ? sizeof(PyASCIIObject) : sizeof(PyCompactUnicodeObject));
+    if (!ascii->state.compact &&
+        !copy_piece(copy, address + offsetof(PyUnicodeObject, data), &data, sizeof data))
+        return NULL;
     unsigned kind = ascii->state.kind;
-    if (ascii->state.compact) {
-        data = address + (ascii->state.ascii ? sizeof(PyASCIIObject) : sizeof(PyCompactUnicodeObject));
-    } else {
-        if (!copy_piece(copy, address, &string, sizeof string))
-            return NULL;
-        data = (uintptr_t)string.data.any;
-    }
     if (kind != 1 && kind != 2 && kind != 4)
         return NULL;
     uint32_t length = ascii->length > CODE_NAME_MAX ? CODE_NAME_MAX : (uint32_t)ascii->length;

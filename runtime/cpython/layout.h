@@ -5,6 +5,7 @@
  *
  *   frame_executable, frame_instruction   addresses of the code object and of the instruction
  *   frame_is_entry                        a frame that only marks a C call into the interpreter (no code)
+ *   frame_enters_from_c                   C code called this very frame
  *   code_frame_words                      words that a frame of this code takes on the data stack
  *   interpreter_gil, gil_is_locked, gil_holder   an interpreter's GIL
  *   interpreter_gil_field                 where an interpreter points to its GIL; 0: all use the runtime's
@@ -30,6 +31,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #if PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030c0000
 #include "runtime/cpython/reader_3_11.h"

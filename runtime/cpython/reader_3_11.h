@@ -23,6 +23,13 @@ static inline bool frame_is_entry(const _PyInterpreterFrame *frame)
     return false;
 }
 
+static inline bool frame_enters_from_c(const _PyInterpreterFrame *frame)
+{
+    uint8_t flag; /* what was copied may be anything, and a bool that is neither 0 nor 1 must not be loaded */
+    memcpy(&flag, &frame->is_entry, sizeof flag);
+    return flag != 0;
+}
+
 static inline uint64_t code_frame_words(const PyCodeObject *code)
 {
     return (uint64_t)(unsigned)code->co_nlocalsplus + (unsigned)code->co_stacksize + FRAME_SPECIALS_SIZE;

@@ -22,6 +22,12 @@ static inline bool frame_is_entry(const _PyInterpreterFrame *frame)
     return frame->owner == FRAME_OWNED_BY_CSTACK;
 }
 
+static inline bool frame_enters_from_c(const _PyInterpreterFrame *frame)
+{
+    (void)frame; /* the shim before it says so */
+    return false;
+}
+
 static inline uint64_t code_frame_words(const PyCodeObject *code)
 {
     return (uint64_t)(unsigned)code->co_framesize;

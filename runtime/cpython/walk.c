@@ -89,6 +89,7 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
 {
     uintptr_t child = 0, at = snapshot->leaf;
     int k_child = -1, hint = snapshot->prediction->chunks - 1;
+    bool from_c = false; /* the frame before was called by C code */
     out->count = 0;
     for (int steps = 0; at != 0; steps++) {
         if (steps == STEPS_MOST)
@@ -105,12 +106,19 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
         }
         const _PyInterpreterFrame *frame = (const _PyInterpreterFrame *)(const void *)copied;
         if (frame_is_entry(frame)) {
+            from_c = true;
             at = (uintptr_t)frame->previous;
             continue;
         }
         struct seen seen;
         if (!look(copy, copied, &seen))
             return WALK_INVALID;
+        /* A frame that has not come beyond its first instruction can have been interrupted, but cannot have
+         * called. */
+        if (at != snapshot->leaf && !from_c && !seen.code->internal &&
+            (!seen.complete || seen.instruction <= seen.code->first_traceable))
+            return WALK_INVALID;
+        from_c = frame_enters_from_c(frame);
         if (frame->owner == FRAME_OWNED_BY_THREAD) {
             if (k < 0 || (child != 0 && !follows(snapshot, copy, at + seen.frame_bytes, k, child, k_child)))
                 return WALK_INVALID;

@@ -11,6 +11,7 @@
  *   describe(code) -> (file, qualname, [line of each code unit])
  *   threads() -> [(tid, id)]      of all interpreters
  *   waits(tid)                    reader_waits_for_gil
+ *   forked()                      in the child of a fork: drop what is the parent's
  *   cost(reads) -> ns             CPU a warm read of the calling thread's own stack takes, as the least of
  * several rounds
  */
@@ -21,6 +22,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "runtime/cpython/layout.h"
 #include "runtime/cpython/reader.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
@@ -39,7 +41,7 @@ struct seen {
 static struct {
     pthread_t thread;
     _Atomic bool running;
-    bool started;
+    bool started, naive;
     uint64_t interval_ns;
     unsigned damage;
     struct reader_thread target;
@@ -140,11 +142,41 @@ static void keep(const char *text, uint32_t flags)
     }
 }
 
+/* Follow the frames one by one and believe everything. */
+static bool read_naively(struct stack *out)
+{
+    uintptr_t at = probe.target.tstate;
+    out->count = out->flags = out->retries = 0;
+    codes_begin();
+#if LEAF_THROUGH_CFRAME
+    if (!copy_piece(&probe.copy, at + offsetof(PyThreadState, cframe), &at, sizeof at) ||
+        !copy_piece(&probe.copy, at + offsetof(_PyCFrame, current_frame), &at, sizeof at))
+        return false;
+#else
+    if (!copy_piece(&probe.copy, at + offsetof(PyThreadState, current_frame), &at, sizeof at))
+        return false;
+#endif
+    while (at != 0 && out->count < STACK_FRAMES) {
+        _PyInterpreterFrame frame;
+        if (!copy_piece(&probe.copy, at, &frame, FRAME_HEAD))
+            return false;
+        struct code *code = codes_find(&probe.copy, frame_executable(&frame), NULL);
+        if (!frame_is_entry(&frame) && code == NULL)
+            return false;
+        if (code != NULL)
+            out->frame[out->count++] = (struct stack_frame){code, 0};
+        at = (uintptr_t)frame.previous;
+    }
+    return out->count > 0;
+}
+
 static void sample(void)
 {
     struct reader_facts facts = {0};
     uint64_t before = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
-    bool read = reader_read(&probe.copy, &probe.target, &probe.prediction, &probe.stack, &facts);
+    bool read = probe.naive
+                    ? read_naively(&probe.stack)
+                    : reader_read(&probe.copy, &probe.target, &probe.prediction, &probe.stack, &facts);
     probe.cpu_ns += clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - before;
     probe.reads++;
     probe.retries += probe.stack.retries;
@@ -232,7 +264,8 @@ static PyObject *probe_start(PyObject *self, PyObject *args)
     (void)self;
     double interval_us;
     unsigned damage = 0;
-    if (!PyArg_ParseTuple(args, "d|I", &interval_us, &damage))
+    int naive = 0;
+    if (!PyArg_ParseTuple(args, "d|Ip", &interval_us, &damage, &naive))
         return NULL;
     if (probe.started) {
         PyErr_SetString(PyExc_RuntimeError, "already sampling");
@@ -248,6 +281,7 @@ static PyObject *probe_start(PyObject *self, PyObject *args)
     probe.random = UINT64_C(88172645463325252);
     reader_note_thread(&probe.target);
     probe.damage = damage;
+    probe.naive = naive;
     atomic_store(&probe.running, true);
     if (pthread_create(&probe.thread, NULL, run, NULL) != 0) {
         PyErr_SetString(PyExc_RuntimeError, "no thread");
@@ -338,6 +372,15 @@ static PyObject *probe_waits(PyObject *self, PyObject *args)
     return PyLong_FromLong(reader_waits_for_gil(&thread));
 }
 
+static PyObject *probe_forked(PyObject *self, PyObject *unused)
+{
+    (void)self, (void)unused;
+    copy_forget(&probe.copy);
+    codes_after_fork();
+    probe.started = false;
+    Py_RETURN_NONE;
+}
+
 static PyObject *probe_cost(PyObject *self, PyObject *args)
 {
     (void)self;
@@ -360,11 +403,17 @@ static PyObject *probe_cost(PyObject *self, PyObject *args)
 }
 
 static PyMethodDef methods[] = {
-    {"check", probe_check, METH_NOARGS, NULL},     {"watch", probe_watch, METH_NOARGS, NULL},
-    {"deaths", probe_deaths, METH_NOARGS, NULL},   {"start", probe_start, METH_VARARGS, NULL},
-    {"stop", probe_stop, METH_NOARGS, NULL},       {"describe", probe_describe, METH_O, NULL},
-    {"threads", probe_threads, METH_NOARGS, NULL}, {"waits", probe_waits, METH_VARARGS, NULL},
-    {"cost", probe_cost, METH_VARARGS, NULL},      {NULL, NULL, 0, NULL},
+    {"check", probe_check, METH_NOARGS, NULL},
+    {"watch", probe_watch, METH_NOARGS, NULL},
+    {"deaths", probe_deaths, METH_NOARGS, NULL},
+    {"start", probe_start, METH_VARARGS, NULL},
+    {"stop", probe_stop, METH_NOARGS, NULL},
+    {"describe", probe_describe, METH_O, NULL},
+    {"threads", probe_threads, METH_NOARGS, NULL},
+    {"waits", probe_waits, METH_VARARGS, NULL},
+    {"forked", probe_forked, METH_NOARGS, NULL},
+    {"cost", probe_cost, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module = {
