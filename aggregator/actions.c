@@ -29,8 +29,8 @@ static uint32_t *bucket_of(struct actions *actions, uint32_t worker, uint64_t se
 uint32_t actions_find(const struct actions *actions, uint32_t worker, uint64_t serial)
 {
     uint32_t i = *bucket_of((struct actions *)actions, worker, serial);
-    while (i != ACTIONS_NONE && (actions->action[i].worker != worker ||
-                                 actions->action[i].begin.action_serial != serial))
+    while (i != ACTIONS_NONE &&
+           (actions->action[i].worker != worker || actions->action[i].begin.action_serial != serial))
         i = actions->action[i].bucket_next;
     return i;
 }
@@ -81,8 +81,7 @@ static uint32_t take_action(struct actions *actions)
     }
     if (actions->actions_high == actions->actions_room) {
         uint32_t room = actions->actions_room == 0 ? 64 : actions->actions_room * 2;
-        struct action *grown =
-            room <= ACTIONS_MOST ? realloc(actions->action, room * sizeof *grown) : NULL;
+        struct action *grown = room <= ACTIONS_MOST ? realloc(actions->action, room * sizeof *grown) : NULL;
         if (grown == NULL)
             return ACTIONS_NONE;
         actions->action = grown;

@@ -3,8 +3,8 @@
  *
  * Whole actions are kept until they end, so that what slow ones did can be told from what typical ones did. A
  * nested action belongs to the family of its root; when it is closed its samples pass on to the nearest
- * enclosing action that is still open, as they count for that one too. It stays in the family, without samples,
- * until the root is closed, because the root's message tells of it.
+ * enclosing action that is still open, as they count for that one too. It stays in the family, without
+ * samples, until the root is closed, because the root's message tells of it.
  *
  * Bounded: ACTIONS_MOST actions, ACTIONS_SAMPLES_MOST samples. Everything is addressed by index.
  */
@@ -35,12 +35,12 @@ struct held_sample {
 
 struct action {
     struct record_begin begin;
-    struct record_end end; /* valid once `ended` */
-    uint64_t ended_round;  /* the round in which its end was read */
-    uint32_t worker;       /* number of its worker */
-    uint32_t type;         /* a pool's type, as known so far */
-    uint32_t parent;       /* ACTIONS_NONE: no enclosing action that we know of */
-    uint32_t root;         /* itself for a root */
+    struct record_end end;        /* valid once `ended` */
+    uint64_t ended_round;         /* the round in which its end was read */
+    uint32_t worker;              /* number of its worker */
+    uint32_t type;                /* a pool's type, as known so far */
+    uint32_t parent;              /* ACTIONS_NONE: no enclosing action that we know of */
+    uint32_t root;                /* itself for a root */
     uint32_t family, family_last; /* of a root: its nested actions, in order of their beginning */
     uint32_t sibling;             /* next in the family */
     uint32_t told;                /* of a root: closed nested actions in the family */
@@ -73,7 +73,8 @@ uint32_t actions_begin(struct actions *actions, uint32_t worker, uint32_t type,
                        const struct record_begin *begin);
 
 /** Hold a sample with an action. False if the bound (or memory) is reached. */
-bool actions_hold(struct actions *actions, uint32_t index, const struct record_sample *sample, uint32_t stack);
+bool actions_hold(struct actions *actions, uint32_t index, const struct record_sample *sample,
+                  uint32_t stack);
 
 /** The nearest enclosing action that is still open, or ACTIONS_NONE. */
 uint32_t actions_enclosing(const struct actions *actions, uint32_t index);

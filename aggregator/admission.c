@@ -19,7 +19,8 @@ void admission_resume(struct admission *admission, const uint32_t probability[ST
     }
 }
 
-/* The share that each stratum gets of `capacity`, by rising demand: an equal part of what is left, or its need. */
+/* The share that each stratum gets of `capacity`, by rising demand: an equal part of what is left, or its
+ * need. */
 static void water_fill(const double peak[STRATA], double capacity, double share[STRATA])
 {
     unsigned order[STRATA], n = 0;

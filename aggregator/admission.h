@@ -1,9 +1,9 @@
 /*
  * Admission: how the cap on newly profiled actions is shared out, so that rare actions are profiled too.
  *
- * The budget word alone would serve whoever comes first, and rare actions would never be seen. So each stratum of
- * actions gets a probability, such that 0.75 of the cap is expected to be used: equal shares, what a
- * stratum does not need is spread over the rest (water-filling). The demand of a stratum is the most it
+ * The budget word alone would serve whoever comes first, and rare actions would never be seen. So each
+ * stratum of actions gets a probability, such that 0.75 of the cap is expected to be used: equal shares, what
+ * a stratum does not need is spread over the rest (water-filling). The demand of a stratum is the most it
  * showed in one of the last ADMISSION_CYCLES cycles. Probabilities fall at once and rise by at most a fifth a
  * cycle; but a stratum that was not known before gets its share as soon as it shows.
  *
@@ -30,8 +30,8 @@ struct admission {
 };
 
 /**
- * One cycle: `demand` root actions were begun in each stratum; at most `cap` (0: any) may be profiled in the next.
- * `out` gets each stratum's probability as rates.h writes it.
+ * One cycle: `demand` root actions were begun in each stratum; at most `cap` (0: any) may be profiled in the
+ * next. `out` gets each stratum's probability as rates.h writes it.
  */
 void admission_step(struct admission *admission, const uint64_t demand[STRATA], uint32_t cap,
                     uint32_t out[STRATA]);

@@ -129,12 +129,12 @@ static json_t *worker_json(const struct worker *worker, uint64_t now)
     uint32_t hex = worker->header.python_hexversion;
     snprintf(python, sizeof python, "%u.%u.%u", hex >> 24, hex >> 16 & 255, hex >> 8 & 255);
     const struct taken_page *page = &worker->taken.page;
-    return json_pack("{s:i,s:s,s:f,s:I,s:I,s:I,s:f,s:f,s:b,s:b,s:b}", "pid", (int)worker->header.pid, "python",
-                     python, "attached_seconds", (double)(now - worker->attached_ns) / 1e9, "samples",
-                     (json_int_t)worker->samples, "dropped", (json_int_t)worker->dropped, "admitted",
-                     (json_int_t)page->admitted, "sampler_cpu", (double)page->sampler_cpu_ns / 1e9,
-                     "hook_cpu", (double)page->hook_cpu_ns / 1e9, "alive", !worker->dead, "quarantined",
-                     worker->quarantined, "foreign", worker->foreign);
+    return json_pack("{s:i,s:s,s:f,s:I,s:I,s:I,s:f,s:f,s:b,s:b,s:b}", "pid", (int)worker->header.pid,
+                     "python", python, "attached_seconds", (double)(now - worker->attached_ns) / 1e9,
+                     "samples", (json_int_t)worker->samples, "dropped", (json_int_t)worker->dropped,
+                     "admitted", (json_int_t)page->admitted, "sampler_cpu",
+                     (double)page->sampler_cpu_ns / 1e9, "hook_cpu", (double)page->hook_cpu_ns / 1e9, "alive",
+                     !worker->dead, "quarantined", worker->quarantined, "foreign", worker->foreign);
 }
 
 static json_t *limits_json(const struct pool *pool)
@@ -164,8 +164,8 @@ static json_t *notes_json(const struct pool *pool)
         json_array_append_new(notes, json_string("actions are let through uncounted: counting them alone "
                                                  "passed the overhead budget"));
     if (pool->refused_count != 0)
-        json_array_append_new(notes, json_sprintf("%u file(s) in rings/ are no segments of this version",
-                                                  pool->refused_count));
+        json_array_append_new(
+            notes, json_sprintf("%u file(s) in rings/ are no segments of this version", pool->refused_count));
     if (pool->checkpoint_failed)
         json_array_append_new(notes, json_string("no checkpoint can be written: see the log"));
     if (pool->merge.types.refused != 0)
@@ -206,10 +206,10 @@ static json_t *pool_json(const struct pool *pool, uint64_t now)
     json_t *workers = json_array();
     for (const struct worker *worker = pool->workers; worker != NULL; worker = worker->next)
         json_array_append_new(workers, worker_json(worker, now));
-    json_t *json = json_pack(
-        "{s:s,s:i,s:o,s:o,s:o,s:o,s:I}", "source", pool->source, "uid", (int)pool->uid, "workers", workers,
-        "limits", limits_json(pool), "destinations", destinations_json(pool), "notes", notes_json(pool),
-        "quarantined", (json_int_t)pool->quarantined);
+    json_t *json =
+        json_pack("{s:s,s:i,s:o,s:o,s:o,s:o,s:I}", "source", pool->source, "uid", (int)pool->uid, "workers",
+                  workers, "limits", limits_json(pool), "destinations", destinations_json(pool), "notes",
+                  notes_json(pool), "quarantined", (json_int_t)pool->quarantined);
     json_object_set_new(json, "overhead_10s", json_real(budget_overhead(&pool->budget_state)));
     json_object_set_new(json, "work", json_real(pool->budget_state.work));
     json_object_set_new(json, "checkpoint_bytes", json_integer((json_int_t)pool->checkpoint_bytes));
@@ -301,8 +301,9 @@ int answers_final_report(struct service *service, const char *path)
     json_t *report = NULL;
     if (most != NULL) {
         facts = facts_of(most);
-        report = report_build(&most->merge, most->windows.published != NULL ? most->windows.published : &nothing,
-                              &facts, &options);
+        report =
+            report_build(&most->merge, most->windows.published != NULL ? most->windows.published : &nothing,
+                         &facts, &options);
     } else if (merge_open(&empty, clock_monotonic_ns(), clock_realtime_ns()) == 0) {
         report = report_build(&empty, &nothing, &facts, &options);
         merge_close(&empty);

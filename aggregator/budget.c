@@ -6,12 +6,12 @@
 
 #include "shm/rates.h"
 
-#define LEAST_WORK 0.004   /* less is a pause */
-#define RAISE 1.2          /* most a cycle */
-#define CLEAR_ROOM 1.1     /* a raise needs this much more than is in use */
-#define METHOD_BELOW 0.12  /* of full work: stacks by method */
-#define FILE_BELOW 0.10    /* stacks by file */
-#define FINER_AGAIN 1.25   /* times the bound, before stacks become finer again */
+#define LEAST_WORK 0.004  /* less is a pause */
+#define RAISE 1.2         /* most a cycle */
+#define CLEAR_ROOM 1.1    /* a raise needs this much more than is in use */
+#define METHOD_BELOW 0.12 /* of full work: stacks by method */
+#define FILE_BELOW 0.10   /* stacks by file */
+#define FINER_AGAIN 1.25  /* times the bound, before stacks become finer again */
 
 static double cost_of(const struct budget_measure *m)
 {
@@ -52,8 +52,8 @@ static double affordable(const struct budget_state *state, const struct budget_a
     /* Load may fall: of the recent cycles' mean and the last one count on the smaller. */
     double worker_next = fmin(last.worker_cpu, three.worker_cpu / n);
     double floor_next = BUDGET_FLOOR * last.attached;
-    double allowed =
-        target * fmax(kept.worker_cpu + worker_next, BUDGET_FLOOR * kept.attached + floor_next) - cost_of(&kept);
+    double allowed = target * fmax(kept.worker_cpu + worker_next, BUDGET_FLOOR * kept.attached + floor_next) -
+                     cost_of(&kept);
     /* In what comes before the promise begins, starting up must not use up all. */
     double fixed = (three.hook_cpu + three.aggregator_cpu) / n;
     if (state->cycles < BUDGET_CYCLES)

@@ -1,16 +1,16 @@
 /*
- * Budget controller: from what the profiler cost, what it may do next. A pure function, without clock or I/O, so that it can be
- * simulated and replayed.
+ * Budget controller: from what the profiler cost, what it may do next. A pure function, without clock or I/O,
+ * so that it can be simulated and replayed.
  *
  * Promise: over any 10 s (trailing window),
  *     (sampler + hook + aggregator CPU) / max(CPU of the workers, 5 % of one core for each) <= max_overhead.
- * It acts before that is spent: once a cycle it works out what the next cycle may cost so that the window stays at
- * BUDGET_TARGET of the bound, and from the cost a unit of work had, how much work that buys.
+ * It acts before that is spent: once a cycle it works out what the next cycle may cost so that the window
+ * stays at BUDGET_TARGET of the bound, and from the cost a unit of work had, how much work that buys.
  *
- * Work is one number, 1 = all that was asked for. It is turned into limits in this order: a longer interval (up
- * to 10 times), coarser stacks, fewer admitted actions, pause; and back in the reverse order. Cuts are made at
- * once, raises by at most 20 % a cycle and only where there is clear room. Where the hooks of unprofiled
- * actions alone pass the bound, they are switched to pass-through for a while.
+ * Work is one number, 1 = all that was asked for. It is turned into limits in this order: a longer interval
+ * (up to 10 times), coarser stacks, fewer admitted actions, pause; and back in the reverse order. Cuts are
+ * made at once, raises by at most 20 % a cycle and only where there is clear room. Where the hooks of
+ * unprofiled actions alone pass the bound, they are switched to pass-through for a while.
  */
 #ifndef AGGREGATOR_BUDGET_H
 #define AGGREGATOR_BUDGET_H
@@ -18,9 +18,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define BUDGET_TARGET 0.85       /* of max_overhead */
-#define BUDGET_FLOOR 0.05        /* of a core, a worker */
-#define BUDGET_LONGEST 10.0      /* times the asked interval */
+#define BUDGET_TARGET 0.85  /* of max_overhead */
+#define BUDGET_FLOOR 0.05   /* of a core, a worker */
+#define BUDGET_LONGEST 10.0 /* times the asked interval */
 enum {
     BUDGET_CYCLES = 10, /* of 1 s: the trailing window */
 };
@@ -37,9 +37,9 @@ struct budget_asked {
 struct budget_measure {
     double seconds; /* how long the cycle was */
     double sampler_cpu, hook_cpu, aggregator_cpu;
-    double worker_cpu;  /* of the workers, without our parts */
-    double attached;    /* sum over workers of the seconds they were attached */
-    double demand;      /* root actions begun */
+    double worker_cpu; /* of the workers, without our parts */
+    double attached;   /* sum over workers of the seconds they were attached */
+    double demand;     /* root actions begun */
 };
 
 struct budget_limits {
@@ -59,7 +59,7 @@ struct budget_state {
     bool started;
 };
 
-/** Begin with the work that such limits stand for, instead of all of it: another controller set them before. */
+/** Begin with the work that such limits stand for: another controller had set them. */
 void budget_resume(struct budget_state *state, const struct budget_asked *asked, uint64_t interval_ns,
                    uint32_t granularity);
 

@@ -20,7 +20,8 @@ enum {
     WORKER_PARTS = 5,     /* head, page, rows, blocks, owners */
 };
 
-/* What a reader must agree on before it looks at raw structs: the checkpoint is for this build's eyes only. */
+/* What a reader must agree on before it looks at raw structs: the checkpoint is for this build's eyes only.
+ */
 struct layout {
     uint32_t version, window_head, sums, totals, cell, action, sample, page, row;
 };

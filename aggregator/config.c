@@ -146,8 +146,7 @@ bool config_allows_path(const struct config *config, const char *path)
         size_t length = strlen(config->path[i]);
         while (length > 1 && config->path[i][length - 1] == '/')
             length--;
-        if (length > 0 && strncmp(path, config->path[i], length) == 0 &&
-            (path[length] == '/' || length == 1))
+        if (length > 0 && strncmp(path, config->path[i], length) == 0 && (path[length] == '/' || length == 1))
             return true;
     }
     return false;

@@ -37,8 +37,7 @@ void deliver_root(const struct merge *merge, uint32_t root, void *context)
     struct classic_origin origin = {
         .source = pool->source,
         .pid = worker->header.pid,
-        .real_offset_ns =
-            (int64_t)(worker->header.created_realtime_ns - worker->header.created_monotonic_ns),
+        .real_offset_ns = (int64_t)(worker->header.created_realtime_ns - worker->header.created_monotonic_ns),
     };
     char *line = classic_action(merge, root, &origin);
     if (line == NULL)

@@ -1,8 +1,9 @@
 /*
  * Guard: touching memory that another process could take away.
  *
- * The pages that worker and aggregator share are mapped. A worker that truncates its file, or a hole punched in
- * it on a full file system, turns a read into SIGBUS. Inside guard_run that ends the call, not the service.
+ * The pages that worker and aggregator share are mapped. A worker that truncates its file, or a hole punched
+ * in it on a full file system, turns a read into SIGBUS. Inside guard_run that ends the call, not the
+ * service.
  */
 #ifndef AGGREGATOR_GUARD_H
 #define AGGREGATOR_GUARD_H

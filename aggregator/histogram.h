@@ -29,8 +29,8 @@ void histogram_close(struct histogram *histogram);
 uint64_t histogram_total(const struct histogram *histogram);
 
 /**
- * The value in ns below which the share `q` (0 … 1) of all values lies; inside a bucket values are taken to be
- * spread evenly. Never more than `max_ns`, the largest value known. 0 if empty.
+ * The value in ns below which the share `q` (0 … 1) of all values lies; inside a bucket values are taken to
+ * be spread evenly. Never more than `max_ns`, the largest value known. 0 if empty.
  */
 double histogram_quantile(const struct histogram *histogram, double q, uint64_t max_ns);
 

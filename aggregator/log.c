@@ -86,10 +86,11 @@ void log_close(void)
 {
     pthread_mutex_lock(&lock);
     if (file >= 0) {
+        struct stat st;
+        if (ours && fstat(file, &st) == 0 && st.st_size == 0)
+            unlink(file_path);
         close(file);
         file = -1;
-        if (ours && file_bytes == 0)
-            unlink(file_path);
     }
     pthread_mutex_unlock(&lock);
 }

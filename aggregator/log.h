@@ -1,8 +1,8 @@
 /*
  * Log: the service's one way to say something to its operator.
  *
- * One line an event, with the time, to standard error or to a file of bounded size (when it is full it becomes
- * "<path>.old" and a new one begins). Any thread.
+ * One line an event, with the time, to standard error or to a file of bounded size (when it is full it is
+ * renamed to "<path>.old" and a new one begins). Any thread.
  */
 #ifndef AGGREGATOR_LOG_H
 #define AGGREGATOR_LOG_H

@@ -20,10 +20,12 @@ enum {
 static const char usage[] =
     "usage: profilomatic-aggregator [options]\n"
     "\n"
-    "Merges what profiled workers record in a runtime directory, keeps their overhead under its cap, delivers\n"
+    "Merges what profiled workers record in a runtime directory, keeps their overhead under its cap, "
+    "delivers\n"
     "messages and answers `profilomatic report` and `profilomatic status`. Exactly one serves a directory.\n"
     "\n"
-    "  --directory DIR       the runtime directory (default: $PROFILOMATIC_DIR, else /run/profilomatic if it may\n"
+    "  --directory DIR       the runtime directory (default: $PROFILOMATIC_DIR, else /run/profilomatic if it "
+    "may\n"
     "                        be written, else /dev/shm/profilomatic-<uid>)\n"
     "  --config FILE         the operator's limits; read again on SIGHUP\n"
     "  --private             end by itself when the last worker has gone, and remove what was made\n"
@@ -152,14 +154,17 @@ int main(int argc, char **argv)
             service_run(&service);
     }
     if (rc != 0) {
-        log_line("%s", fault_text());
+        /* Many workers may each start a private one at the same time; that one of them serves is as it should
+         * be. */
+        if (rc != -EWOULDBLOCK || !arguments.service.private)
+            log_line("%s", fault_text());
         log_close();
         return EXIT_FAILURE;
     }
     rc = service_close(&service);
     log_close();
     /* A private one leaves nothing behind; the folder stays if somebody else uses it. */
-    if (arguments.service.private)
+    if (arguments.service.private && !service.lost)
         rmdir(arguments.service.directory);
     rcu_unregister_thread();
     return rc == 0 ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -118,7 +118,8 @@ void merge_bucket(struct merge *merge, struct type_totals *totals, uint32_t buck
 void merge_recall(struct merge *merge, const struct type_totals *totals)
 {
     for (uint32_t i = 0; i < totals->histogram.used; i++)
-        note_latency(merge, totals->type, totals->histogram.entry[i].bucket, totals->histogram.entry[i].count);
+        note_latency(merge, totals->type, totals->histogram.entry[i].bucket,
+                     totals->histogram.entry[i].count);
 }
 
 /* ---- actions and samples ----------------------------------------------------------------------------- */

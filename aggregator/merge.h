@@ -1,11 +1,11 @@
 /*
- * Merge: from records to windows. All that a pool has learned stands here: its names, its stacks, its open actions,
- * and the window that is being filled.
+ * Merge: from records to windows. All that a pool has learned stands here: its names, its stacks, its open
+ * actions, and the window that is being filled.
  *
  * No files, no clock, no shared memory: workers.c feeds it, tests do too. One thread.
  *
- * A round is one pass over all workers. An action whose end is read in a round is closed in a later one, after
- * the sampler's lane was drained once more, because a sample of it may still have been on its way.
+ * A round is one pass over all workers. An action whose end is read in a round is closed in a later one,
+ * after the sampler's lane was drained once more, because a sample of it may still have been on its way.
  */
 #ifndef AGGREGATOR_MERGE_H
 #define AGGREGATOR_MERGE_H
@@ -57,8 +57,8 @@ int merge_open(struct merge *merge, uint64_t now_ns, uint64_t now_real_ns);
 void merge_close(struct merge *merge);
 
 /**
- * A record of an action lane or of a sampler lane, of the worker known by this number; type ids and stacks are the
- * pool's. 0, or -EPROTO for what no honest worker says: an action begun twice.
+ * A record of an action lane or of a sampler lane, of the worker known by this number; type ids and stacks
+ * are the pool's. 0, or -EPROTO for what no honest worker says: an action begun twice.
  */
 int merge_begin(struct merge *merge, uint32_t worker, uint32_t type, const struct record_begin *begin);
 void merge_end(struct merge *merge, uint32_t worker, uint32_t type, const struct record_end *end);

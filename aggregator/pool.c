@@ -46,7 +46,8 @@ static void *map_page(int fd, size_t bytes, const char *path, uint64_t magic, ui
     return page;
 }
 
-/* Map a shared page; make it (zeroed, magic set) if it is not there. Never replaced: workers keep their mapping. */
+/* Map a shared page; make it (zeroed, magic set) if it is not there. Never replaced: workers keep their
+ * mapping. */
 static void *shared_page(const struct pool *pool, const char *name, size_t bytes, uint64_t magic,
                          uint32_t abi)
 {
@@ -100,7 +101,8 @@ static void publish_rates(struct pool *pool, const uint32_t probability[STRATA])
     pool->published = rates;
 }
 
-/* An aggregator that takes over goes on with the limits that stand there: demand and cost are what they were. */
+/* An aggregator that takes over goes on with the limits that stand there: demand and cost are what they were.
+ */
 static bool take_over_limits(struct pool *pool)
 {
     struct rates rates = {0};
@@ -298,10 +300,10 @@ int pool_open(struct pool **out, const char *directory, const char *name, const 
         rc = fault(EPERM, "%s is not a folder of uid %lu", pool->path, (unsigned long)pool->uid);
     if (rc == 0)
         rc = merge_open(&pool->merge, now, clock_realtime_ns());
-    if (rc == 0 && ((pool->budget = shared_page(pool, "budget", sizeof *pool->budget, BUDGET_MAGIC,
-                                                BUDGET_ABI)) == NULL ||
-                    (pool->rates = shared_page(pool, "rates", sizeof *pool->rates, RATES_MAGIC,
-                                               RATES_ABI)) == NULL))
+    if (rc == 0 &&
+        ((pool->budget = shared_page(pool, "budget", sizeof *pool->budget, BUDGET_MAGIC, BUDGET_ABI)) ==
+             NULL ||
+         (pool->rates = shared_page(pool, "rates", sizeof *pool->rates, RATES_MAGIC, RATES_ABI)) == NULL))
         rc = -EIO;
     if (rc != 0) {
         pool_close(pool);

@@ -1,9 +1,9 @@
 /*
  * Pool: all workers of one uid with one source name, what was merged of them, and the limits they get.
  *
- * The drain thread owns a pool; other threads see only its published windows and its append-only names and stacks
- * (windows.h, names.h, stacks.h). The service steps it: rounds (drain), cycles of a second (budget, admission, heartbeat,
- * windows), checkpoints.
+ * The drain thread owns a pool; other threads see only its published windows and its append-only names and
+ * stacks (windows.h, names.h, stacks.h). The service steps it: rounds (drain), cycles of a second (budget,
+ * admission, heartbeat, windows), checkpoints.
  */
 #ifndef AGGREGATOR_POOL_H
 #define AGGREGATOR_POOL_H
@@ -74,11 +74,11 @@ struct pool {
     struct rates published; /* what stands in the rates file */
     uint64_t seen[STRATA];  /* root actions begun in this cycle */
     uint64_t cycle_at_ns, accounted_at_ns;
-    uint64_t own_cpu_ns;    /* sampler and hook CPU of the open window that is accounted for */
+    uint64_t own_cpu_ns;           /* sampler and hook CPU of the open window that is accounted for */
     struct window_sums cycle_base; /* sums of the open window when the cycle began */
 
     /* the checkpoint */
-    uint64_t names_bytes;                     /* how long the committed part of the names log is */
+    uint64_t names_bytes;                                /* how long the committed part of the names log is */
     uint32_t types_kept, instructions_kept, stacks_kept; /* how much of the tables stands in it */
     uint64_t next_window;
     uint64_t dropped_window[POOL_DROPPED_MOST];
@@ -89,8 +89,8 @@ struct pool {
 };
 
 /**
- * Open the pool in folder `name` of `directory`: make or map its pages, load its checkpoint, find its workers. 0, or -errno with
- * fault_text().
+ * Open the pool in folder `name` of `directory`: make or map its pages, load its checkpoint, find its
+ * workers. 0, or -errno with fault_text().
  */
 int pool_open(struct pool **out, const char *directory, const char *name, const struct config *config);
 

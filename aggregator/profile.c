@@ -123,7 +123,8 @@ static struct cell *cell_of(struct profile *profile, uint32_t type, uint32_t sta
     return cell;
 }
 
-/* The cell to put something in: past the bound that of the type's empty stack, for which some room is kept. */
+/* The cell to put something in: past the bound that of the type's empty stack, for which some room is kept.
+ */
 static struct cell *cell_or_rest(struct profile *profile, uint32_t type, uint32_t stack, uint32_t samples)
 {
     struct cell *cell = cell_of(profile, type, stack, PROFILE_CELLS_MOST);

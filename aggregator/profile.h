@@ -3,10 +3,10 @@
  *
  * Pure data: no clock, no I/O. One thread builds a profile; once it is published nobody changes it.
  *
- * Weights. A profiled action stands for w = 1 / p actions, p its admission probability (Horvitz-Thompson). As the
- * number N of all ended actions is known exactly, profile_rescale multiplies what a type's profiled actions
- * left by N / sum(w) (ratio estimator) before profiles of different times are added up. A type whose actions
- * ended unprofiled keeps its exact totals; its time by line is then unknown in that window.
+ * Weights. A profiled action stands for w = 1 / p actions, p its admission probability (Horvitz-Thompson). As
+ * the number N of all ended actions is known exactly, profile_rescale multiplies what a type's profiled
+ * actions left by N / sum(w) (ratio estimator) before profiles of different times are added up. A type whose
+ * actions ended unprofiled keeps its exact totals; its time by line is then unknown in that window.
  */
 #ifndef AGGREGATOR_PROFILE_H
 #define AGGREGATOR_PROFILE_H

@@ -1,8 +1,9 @@
 /*
  * Requests: what the applications of a pool ask for, read from the files in its requests/ folder.
  *
- * A file's name is the hash of its content, so a name that was read once need not be read again. Where requests
- * differ, the lowest caps and the coarser detail win. Unknown or unsafe files are told of once and left alone.
+ * A file's name is the hash of its content, so a name that was read once need not be read again. Where
+ * requests differ, the lowest caps and the coarser detail win. Unknown or unsafe files are told of once and
+ * left alone.
  */
 #ifndef AGGREGATOR_REQUESTS_H
 #define AGGREGATOR_REQUESTS_H
@@ -31,9 +32,9 @@ struct request {
     enum request_kind kind;
     struct budget_asked limits; /* REQUEST_LIMITS */
     bool process_scope;
-    int destination;   /* REQUEST_DESTINATION: its id */
-    bool profiles;     /* it also takes merged profiles and status */
-    bool there;        /* seen in the folder at this scan */
+    int destination; /* REQUEST_DESTINATION: its id */
+    bool profiles;   /* it also takes merged profiles and status */
+    bool there;      /* seen in the folder at this scan */
 };
 
 struct requests {
@@ -53,7 +54,8 @@ bool requests_scan(struct requests *requests, const char *folder, uid_t uid, con
 struct budget_asked requests_limits(const struct requests *requests, const struct config *config,
                                     bool *process_scope);
 
-/** Read one request's text. `request->kind` tells what it is. 0, or -EINVAL with fault_text(). Exposed for tests. */
+/** Read one request's text. `request->kind` tells what it is. 0, or -EINVAL with fault_text(). Exposed for
+ * tests. */
 int request_parse_limits(const json_t *json, struct request *request);
 
 /** Take all destinations back. */

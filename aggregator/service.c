@@ -50,7 +50,8 @@ static bool is_open(const struct service *service, const char *path)
     return false;
 }
 
-/* Fails where the folder is not there yet, or where there are too many watches: then the look round finds it. */
+/* Fails where the folder is not there yet, or where there are too many watches: then the look round finds it.
+ */
 static bool watch(const struct service *service, const char *path, uint32_t events)
 {
     return inotify_add_watch(service->inotify, path, events | IN_ONLYDIR) >= 0;
@@ -232,6 +233,16 @@ bool service_call(struct service *service, void (*call)(struct service *, void *
 
 /* ---- opening ----------------------------------------------------------------------------------------- */
 
+/* Is the file that we hold the lock on still the directory's? Otherwise somebody else may serve it by now. */
+static bool holds_lock(const struct service *service)
+{
+    char path[DIRECTORY_PATH_MAX];
+    struct stat ours, there;
+    return directory_join(path, service->directory, DIRECTORY_LOCK) == 0 &&
+           fstat(service->lock, &ours) == 0 && stat(path, &there) == 0 && ours.st_ino == there.st_ino &&
+           ours.st_dev == there.st_dev;
+}
+
 static int take_lock(struct service *service)
 {
     char path[DIRECTORY_PATH_MAX];
@@ -251,10 +262,7 @@ static int take_lock(struct service *service)
         usleep(LOCK_PAUSE_US);
     }
     /* The holder before us may have removed the file as it ended: then ours is a lock on nothing. */
-    struct stat ours, there;
-    if (fstat(service->lock, &ours) != 0 || stat(path, &there) != 0 || ours.st_ino != there.st_ino)
-        return fault(EAGAIN, "%s was just removed", path);
-    return 0;
+    return holds_lock(service) ? 0 : fault(ESTALE, "%s was just removed", path);
 }
 
 static void add_to_epoll(const struct service *service, int fd)
@@ -391,7 +399,8 @@ static bool is_over(struct service *service, uint64_t now)
     bool waiting = attached(service) != 0;
     for (unsigned i = 0; i < service->pools; i++) {
         ever += service->pool[i]->ever;
-        waiting |= service->pool[i]->workers != NULL;
+        /* Where no checkpoint can be written any more, waiting for it would be for ever. */
+        waiting |= service->pool[i]->workers != NULL && !service->pool[i]->checkpoint_failed;
     }
     if (waiting)
         service->attached_at_ns = now;
@@ -410,6 +419,11 @@ void service_run(struct service *service)
             scan(service, service->rescan);
             service->rescan = false;
             service->scan_at_ns = now + NS_PER_SECOND;
+            if (!holds_lock(service)) {
+                log_line("%s was removed: nothing is left to serve", service->directory);
+                service->lost = true;
+                break;
+            }
         }
         if (service->reload)
             reload(service);
@@ -459,7 +473,7 @@ static void drain_all(struct service *service)
     service_cut(service);
     for (unsigned i = 0; i < service->pools; i++) {
         struct pool *pool = service->pool[i];
-        if (pool->dirty)
+        if (pool->dirty && !service->lost)
             checkpoint_write(pool);
     }
 }
@@ -486,7 +500,7 @@ int service_close(struct service *service)
         if (service->options.final_report != NULL)
             rc = answers_final_report(service, service->options.final_report);
         destinations_stop(3000);
-        if (service->options.private && attached(service) == 0)
+        if (service->options.private && !service->lost && attached(service) == 0)
             remove_all(service);
     }
     for (unsigned i = 0; i < service->pools; i++)

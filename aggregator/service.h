@@ -1,10 +1,10 @@
 /*
  * Service: one runtime directory, its pools, and the loop that steps them.
  *
- * One thread does everything but delivery (destination.h) and conversation (control.h). Those and others may have work done
- * on it by service_call. It polls: workers make no system call to be drained. While something moves a round comes
- * every 20 to 500 ms, as the lanes fill and as the budget allows; otherwise it mostly sleeps. New pools, workers and
- * requests are told of by inotify, with a look round each second as a net.
+ * One thread does everything but delivery (destination.h) and conversation (control.h). Those and others may
+ * have work done on it by service_call. It polls: workers make no system call to be drained. While something
+ * moves a round comes every 20 to 500 ms, as the lanes fill and as the budget allows; otherwise it mostly
+ * sleeps. New pools, workers and requests are told of by inotify, with a look round each second as a net.
  */
 #ifndef AGGREGATOR_SERVICE_H
 #define AGGREGATOR_SERVICE_H
@@ -37,12 +37,13 @@ struct service {
     char directory[DIRECTORY_PATH_MAX];
     int lock, epoll, inotify, wake, signals;
     struct pool *pool[SERVICE_POOLS];
-    _Atomic unsigned pools; /* grows only; pool[0 … pools) may be read by any thread */
+    _Atomic unsigned pools;              /* grows only; pool[0 … pools) may be read by any thread */
     uint64_t started_ns, attached_at_ns; /* when a worker was last attached */
     uint64_t cpu_ns;                     /* our own, as accounted */
     uint64_t scan_at_ns, cycle_at_ns;    /* when they are due */
     unsigned poll_ms, quiet_rounds;
     bool rescan, reload, stop, talking;
+    bool lost; /* the directory was taken away */
     /* a call from another thread */
     pthread_mutex_t lock_call;
     pthread_cond_t called;
@@ -61,11 +62,13 @@ int service_talk(struct service *service);
 /** The loop, until SIGTERM, SIGINT, or (private) the last worker has gone. */
 void service_run(struct service *service);
 
-/** Drain all there is, write checkpoint and final report, deliver, and let go. Returns 0, or -errno if the report could not be written. */
+/** Drain all there is, write checkpoint and final report, deliver, and let go. Returns 0, or -errno if the
+ * report could not be written. */
 int service_close(struct service *service);
 
 /**
- * Run `call` on the drain thread and wait for it. False if that took longer than 5 s. From other threads only.
+ * Run `call` on the drain thread and wait for it. False if that took longer than 5 s. From other threads
+ * only.
  */
 bool service_call(struct service *service, void (*call)(struct service *, void *), void *context);
 

@@ -1,9 +1,9 @@
 /*
  * Stacks: the trie of all stacks that a pool has shown, shared by its workers, types and windows.
  *
- * A node is a stack: its parent's plus one instruction at the leaf. Node 0 is the empty stack. A parent's id is
- * always smaller than its child's, so every walk ends. A worker's own nodes are translated once, when they are
- * defined; from then on a sample costs one number, however deep its stack.
+ * A node is a stack: its parent's plus one instruction at the leaf. Node 0 is the empty stack. A parent's id
+ * is always smaller than its child's, so every walk ends. A worker's own nodes are translated once, when they
+ * are defined; from then on a sample costs one number, however deep its stack.
  *
  * Like names, nodes are never removed and never move, and may be read by any thread while one adds. Past the
  * bound a new stack becomes its longest known root side, counted in `folded`.

@@ -17,12 +17,13 @@ int store_write(const char *path, const void *data, size_t bytes);
 int store_read(const char *path, char **data, size_t *bytes);
 
 /**
- * Append one checked piece to a log that is `at` bytes long so far; what stands behind (left by a crash) is cut. Returns 0 and moves
- * `at`, or -errno.
+ * Append one checked piece to a log that is `at` bytes long so far; what stands behind (left by a crash) is
+ * cut. Returns 0 and moves `at`, or -errno.
  */
 int store_append(const char *path, uint64_t *at, const void *data, size_t bytes);
 
-/** Call `piece` for each piece of the first `length` bytes of a log. 0, -EBADMSG, or what `piece` returned. */
-int store_replay(const char *path, uint64_t length, int (*piece)(const char *, size_t, void *), void *context);
+/** Call `piece` for each piece of a log's first `length` bytes. 0, -EBADMSG, or what `piece` returned. */
+int store_replay(const char *path, uint64_t length, int (*piece)(const char *, size_t, void *),
+                 void *context);
 
 #endif

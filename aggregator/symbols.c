@@ -117,7 +117,8 @@ int symbols_read(struct symbols *symbols, struct merge *merge, int area, const u
         if (size - at < sizeof header)
             return fault(EPROTO, "a cut definition");
         memcpy(&header, bytes + at, sizeof header);
-        if (header.kind == 0 || header.kind >= sizeof known / sizeof *known || known[header.kind].area != area)
+        if (header.kind == 0 || header.kind >= sizeof known / sizeof *known ||
+            known[header.kind].area != area)
             return fault(EPROTO, "a definition of kind %u", header.kind);
         if (header.size % 8 != 0 || header.size < known[header.kind].head_bytes || header.size > size - at)
             return fault(EPROTO, "a definition of %u bytes", header.size);

@@ -1,8 +1,8 @@
 /*
  * Symbols: what one worker's definition areas say, translated into the pool's numbers as it is read.
  *
- * The bytes come from another process: every size, kind, id and reference is checked; a node's parent must have
- * a smaller id, so no walk can go round.
+ * The bytes come from another process: every size, kind, id and reference is checked; a node's parent must
+ * have a smaller id, so no walk can go round.
  */
 #ifndef AGGREGATOR_SYMBOLS_H
 #define AGGREGATOR_SYMBOLS_H
@@ -28,8 +28,8 @@ struct symbols {
 };
 
 /**
- * Read definitions that were appended to an area (DEFINITIONS_SAMPLER or DEFINITIONS_ACTION). 0, -EPROTO if they break
- * the rules, -ENOMEM.
+ * Read definitions that were appended to an area (DEFINITIONS_SAMPLER or DEFINITIONS_ACTION). 0, -EPROTO if
+ * they break the rules, -ENOMEM.
  */
 int symbols_read(struct symbols *symbols, struct merge *merge, int area, const uint8_t *bytes, size_t size);
 

@@ -114,8 +114,8 @@ int taken_row(struct taken *taken, struct merge *merge, uint32_t row, uint32_t t
         .errors = taken_word(&last->errors, atomic_load_explicit(&now->errors, memory_order_relaxed), &rc),
         .profiled =
             taken_word(&last->profiled, atomic_load_explicit(&now->profiled, memory_order_relaxed), &rc),
-        .latency_sum_ns = taken_word(
-            &last->latency_sum_ns, atomic_load_explicit(&now->latency_sum_ns, memory_order_relaxed), &rc),
+        .latency_sum_ns = taken_word(&last->latency_sum_ns,
+                                     atomic_load_explicit(&now->latency_sum_ns, memory_order_relaxed), &rc),
     };
     uint64_t max = atomic_load_explicit(&now->latency_max_ns, memory_order_relaxed);
     if (taken_word(&last->latency_max_ns, max, &rc) != 0)
@@ -128,7 +128,8 @@ int taken_row(struct taken *taken, struct merge *merge, uint32_t row, uint32_t t
         uint32_t slot = atomic_load_explicit(&now->octave[octave], memory_order_relaxed);
         rc = take_octave(taken, merge, totals, row, octave, slot, blocks, &highest);
     }
-    /* The worker knows only its maximum of all time; where that did not move, the bucket bounds the window's. */
+    /* The worker knows only its maximum of all time; where that did not move, the bucket bounds the window's.
+     */
     uint64_t bound = histogram_lower_ns(highest + 1);
     if (bound > max)
         bound = max;

@@ -1,9 +1,9 @@
 /*
  * Taken: what was already counted of one worker.
  *
- * A worker's counters are absolute and only grow. The aggregator adds the difference between what stands there now and
- * what it took last time; this is what it took. It is part of the checkpoint, keyed by the segment's uuid, so
- * that neither side's death counts anything twice.
+ * A worker's counters are absolute and only grow. The aggregator adds the difference between what stands
+ * there now and what it took last time; this is what it took. It is part of the checkpoint, keyed by the
+ * segment's uuid, so that neither side's death counts anything twice.
  */
 #ifndef AGGREGATOR_TAKEN_H
 #define AGGREGATOR_TAKEN_H
@@ -43,8 +43,8 @@ void taken_close(struct taken *taken);
 int taken_reserve(struct taken *taken, uint32_t rows, uint32_t blocks);
 
 /**
- * Add one row's difference to the open window, as `type` of the pool. `now` and `blocks` are private copies. 0, -ENOMEM, or
- * -EPROTO if a counter fell or a block belongs to two octaves.
+ * Add one row's difference to the open window, as `type` of the pool. `now` and `blocks` are private copies.
+ * 0, -ENOMEM, or -EPROTO if a counter fell or a block belongs to two octaves.
  */
 int taken_row(struct taken *taken, struct merge *merge, uint32_t row, uint32_t type,
               const struct counter_row *now, const struct histogram_block *blocks);

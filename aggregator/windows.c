@@ -53,8 +53,7 @@ void window_note_worker(struct window *window, uint64_t worker)
         window->worker = grown;
         window->workers_room = room;
     }
-    memmove(window->worker + low + 1, window->worker + low,
-            (window->workers - low) * sizeof *window->worker);
+    memmove(window->worker + low + 1, window->worker + low, (window->workers - low) * sizeof *window->worker);
     window->worker[low] = worker;
     window->workers++;
 }

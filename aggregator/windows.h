@@ -2,10 +2,10 @@
  * Windows: a pool's past, cut in pieces of time that never change once they are closed.
  *
  * The drain thread adds to one open window. When its time is over it is rescaled, closed, and published with
- * the others as a list behind one RCU pointer; a report takes a reference to the list inside a read-side section and
- * then works on it at leisure, without stopping the drain. So that the past stays bounded and whole, at most
- * WINDOWS_MOST closed windows are kept: beyond, the two neighbours that together are shortest, among the older half, become
- * one.
+ * the others as a list behind one RCU pointer; a report takes a reference to the list inside a read-side
+ * section and then works on it at leisure, without stopping the drain. So that the past stays bounded and
+ * whole, at most WINDOWS_MOST closed windows are kept: beyond, the two neighbours that together are shortest,
+ * among the older half, become one.
  *
  * A published list may end with a copy of the open window as it stood ("cut"), so that a report covers
  * everything up to now.
@@ -40,7 +40,7 @@ struct window_sums {
 
 struct window {
     _Atomic uint32_t references;
-    uint64_t id; /* names its file; 0: has none */
+    uint64_t id;                         /* names its file; 0: has none */
     uint64_t start_ns, end_ns;           /* CLOCK_MONOTONIC */
     uint64_t start_real_ns, end_real_ns; /* CLOCK_REALTIME */
     struct window_sums sums;
@@ -86,7 +86,7 @@ bool window_idle(const struct window *window);
 int windows_close_one(struct windows *windows, struct window *window, void (*dropped)(uint64_t id, void *),
                       void *context);
 
-/** Publish the closed windows, and a rescaled copy of `open` unless it is NULL. 0 or -ENOMEM. Drain thread. */
+/** Publish the closed windows, and a rescaled copy of `open` unless NULL. 0 or -ENOMEM. Drain thread. */
 int windows_publish(struct windows *windows, const struct window *open);
 
 /** The published list, to be given back by windows_release; NULL if none. Threads registered with RCU. */

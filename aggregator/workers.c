@@ -88,8 +88,8 @@ int worker_open(struct worker **out, const char *path, uid_t uid, uint32_t numbe
     worker->fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     uint64_t bytes = 0;
     int rc = worker->fd < 0 ? fault(errno, "cannot open") : check_file(worker->fd, uid, &bytes);
-    if (rc == 0 && pread(worker->fd, &worker->header, sizeof worker->header, 0) !=
-                       (ssize_t)sizeof worker->header)
+    if (rc == 0 &&
+        pread(worker->fd, &worker->header, sizeof worker->header, 0) != (ssize_t)sizeof worker->header)
         rc = fault(EPROTO, "cannot read its header");
     if (rc == 0)
         rc = segment_check_header(&worker->header, bytes);
@@ -184,7 +184,8 @@ static void read_page(void *context)
         out->seen[i] = load(&page->seen[i]);
 }
 
-/* Rows that changed since they were taken, with the blocks they use. One at a time: the service has one thread. */
+/* Rows that changed since they were taken, with the blocks they use. One at a time: the service has one
+ * thread. */
 struct changed_rows {
     const struct worker *worker;
     uint32_t count, highest_block;
@@ -422,8 +423,8 @@ static int take_rows(struct worker *worker, struct merge *merge)
         return fault(EPROTO, "its file was cut");
     if (changed.count == 0)
         return 0;
-    int rc = taken_reserve(&worker->taken, (uint32_t)changed.row[changed.count - 1] + 1,
-                           changed.highest_block);
+    int rc =
+        taken_reserve(&worker->taken, (uint32_t)changed.row[changed.count - 1] + 1, changed.highest_block);
     for (uint32_t i = 0; i < changed.count && rc == 0; i++) {
         uint32_t row = changed.row[i];
         rc = taken_row(&worker->taken, merge, row, worker->symbols.type[row] - 1, &copied.row[row],

@@ -1,10 +1,10 @@
 /*
  * Workers: one profiled process each, as the aggregator sees it through its segment.
  *
- * Order of reading (pairs with shm/lane.h): the sampler's tail first, the action lane's tail next, then how far
- * the definitions go, all with acquire; lanes and definitions are then read with pread into private memory up to
- * there. So whatever action a sample belongs to has begun in what was read, and every definition that a record
- * uses is known.
+ * Order of reading (pairs with shm/lane.h): the sampler's tail first, the action lane's tail next, then how
+ * far the definitions go, all with acquire; lanes and definitions are then read with pread into private
+ * memory up to there. So whatever action a sample belongs to has begun in what was read, and every definition
+ * that a record uses is known.
  *
  * What is read is not trusted: a worker that breaks the rules is quarantined, that is: told of once, read no
  * more, and its file is removed when its process is dead.
@@ -25,16 +25,16 @@ enum {
 
 struct worker {
     struct worker *next;
-    uint32_t number;  /* in this aggregator's life; what merge.h knows it by */
-    uint64_t hash;    /* of the uuid: what windows know it by */
+    uint32_t number; /* in this aggregator's life; what merge.h knows it by */
+    uint64_t hash;   /* of the uuid: what windows know it by */
     char path[DIRECTORY_PATH_MAX];
-    struct segment_header header; /* a private, checked copy */
-    int fd, pidfd;                /* pidfd -1: none (another pid namespace, or dead) */
-    struct worker_page *page;             /* mapped; touched under guard_run only */
-    struct aggregator_page *aggregator;   /* the page behind it */
-    const struct counters *counters;      /* mapped */
-    uint64_t position[SEGMENT_LANES];     /* how far the lanes were merged */
-    uint64_t stored[SEGMENT_LANES];       /* what was last stored as head */
+    struct segment_header header;          /* a private, checked copy */
+    int fd, pidfd;                         /* pidfd -1: none (another pid namespace, or dead) */
+    struct worker_page *page;              /* mapped; touched under guard_run only */
+    struct aggregator_page *aggregator;    /* the page behind it */
+    const struct counters *counters;       /* mapped */
+    uint64_t position[SEGMENT_LANES];      /* how far the lanes were merged */
+    uint64_t stored[SEGMENT_LANES];        /* what was last stored as head */
     uint64_t defined[SEGMENT_DEFINITIONS]; /* how far the definitions were read */
     struct symbols symbols;
     struct taken taken;
@@ -51,8 +51,8 @@ struct worker {
 };
 
 /**
- * Look at a file of a pool's rings/ and attach to it. 0; -EPROTO, -EPERM … with fault_text() if it is none of ours to read;
- * -ENOENT if it has gone.
+ * Look at a file of a pool's rings/ and attach to it. 0; -EPROTO, -EPERM … with fault_text() if it is none of
+ * ours to read; -ENOENT if it has gone.
  */
 int worker_open(struct worker **out, const char *path, uid_t uid, uint32_t number);
 
@@ -62,8 +62,8 @@ int worker_begin_at_heads(struct worker *worker);
 void worker_close(struct worker *worker);
 
 /**
- * Merge what is new. `seen` (may be NULL) is increased by the root actions begun of each stratum. Returns how much was merged (0: nothing
- * moved), or -EPROTO: then it is to be quarantined.
+ * Merge what is new. `seen` (may be NULL) is increased by the root actions begun of each stratum. Returns how
+ * much was merged (0: nothing moved), or -EPROTO: then it is to be quarantined.
  */
 int worker_drain(struct worker *worker, struct merge *merge, uint64_t seen[STRATA]);
 

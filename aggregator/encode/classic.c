@@ -17,9 +17,9 @@ enum {
 struct piece {
     uint32_t parent; /* index + 1, 0: the root */
     uint32_t instruction;
-    uint32_t message; /* event + 1, 0: none */
-    double time, self;  /* sampled ns */
-    double start, end;  /* sampled ns since the first sample */
+    uint32_t message;  /* event + 1, 0: none */
+    double time, self; /* sampled ns */
+    double start, end; /* sampled ns since the first sample */
 };
 
 /* A begin or an end of an action in the family. */
@@ -200,12 +200,11 @@ static json_t *message_json(const struct merge *merge, const struct event *event
 static json_t *piece_json(const struct builder *builder, const struct piece *piece, double scale,
                           uint64_t begin_real_ns)
 {
-    json_t *json = json_pack(
-        "{s:s,s:f,s:f,s:o,s:o,s:[]}", "instruction",
-        names_text(&builder->merge->instructions, piece->instruction), "time", piece->time * scale / 1e9,
-        "self_time", piece->self * scale / 1e9, "start_time",
-        instant_json(begin_real_ns + (uint64_t)(piece->start * scale)), "end_time",
-        instant_json(begin_real_ns + (uint64_t)(piece->end * scale)), "children");
+    json_t *json = json_pack("{s:s,s:f,s:f,s:o,s:o,s:[]}", "instruction",
+                             names_text(&builder->merge->instructions, piece->instruction), "time",
+                             piece->time * scale / 1e9, "self_time", piece->self * scale / 1e9, "start_time",
+                             instant_json(begin_real_ns + (uint64_t)(piece->start * scale)), "end_time",
+                             instant_json(begin_real_ns + (uint64_t)(piece->end * scale)), "children");
     if (piece->message != 0)
         json_object_set_new(json, "message",
                             message_json(builder->merge, &builder->event[piece->message - 1]));
@@ -235,11 +234,11 @@ static json_t *action_json(const struct builder *builder, uint32_t root, const s
     double latency = (double)action->end.latency_ns;
     char uuid[37];
     uuid_text(action->begin.task_uuid, uuid);
-    json_t *json = json_pack(
-        "{s:s,s:s,s:s,s:I,s:o,s:o,s:f,s:f}", "kind", "action", "source", origin->source, "task_uuid", uuid,
-        "thread", (json_int_t)action->begin.thread, "start_time", instant_json(begin_real_ns), "end_time",
-        instant_json(begin_real_ns + action->end.latency_ns), "time", latency / 1e9, "self_time",
-        builder->total > 0 ? 0.0 : latency / 1e9);
+    json_t *json = json_pack("{s:s,s:s,s:s,s:I,s:o,s:o,s:f,s:f}", "kind", "action", "source", origin->source,
+                             "task_uuid", uuid, "thread", (json_int_t)action->begin.thread, "start_time",
+                             instant_json(begin_real_ns), "end_time",
+                             instant_json(begin_real_ns + action->end.latency_ns), "time", latency / 1e9,
+                             "self_time", builder->total > 0 ? 0.0 : latency / 1e9);
     json_object_set_new(json, "action_type", json_string(names_text(&merge->types, action->type)));
     json_object_set_new(json, "action_status", json_string(status_of(action)));
     json_object_set_new(json, "pid", json_integer(origin->pid));
@@ -297,12 +296,11 @@ static json_t *merged_children(const struct merge *merge, const struct cell *cel
     }
     for (uint32_t i = 0; i < count; i++) {
         struct stack_node node = stacks_node(&merge->stacks, stack[i]);
-        made[i] = json_pack("{s:s,s:f,s:f,s:[]}", "instruction",
-                            names_text(&merge->instructions, node.instruction), "time", time[i], "self_time",
-                            self[i], "children");
-        json_t *parent = node.parent == 0
-                             ? top
-                             : json_object_get(made[tree_find(stack, count, node.parent)], "children");
+        made[i] =
+            json_pack("{s:s,s:f,s:f,s:[]}", "instruction", names_text(&merge->instructions, node.instruction),
+                      "time", time[i], "self_time", self[i], "children");
+        json_t *parent =
+            node.parent == 0 ? top : json_object_get(made[tree_find(stack, count, node.parent)], "children");
         json_array_append_new(parent, made[i]);
     }
     free(stack);
@@ -335,10 +333,10 @@ char *classic_profile(const struct merge *merge, const struct window *window,
             sampled += cell[i].wall[state];
     double scale = sampled > 0 ? wall / sampled : 0;
     uint64_t max = totals->latency_max_ns;
-    json_t *json = json_pack(
-        "{s:s,s:s,s:s,s:o,s:o,s:f,s:f}", "kind", "profile", "source", source, "action_type",
-        names_text(&merge->types, totals->type), "window_start", instant_json(window->start_real_ns),
-        "window_end", instant_json(window->end_real_ns), "time", wall, "self_time", 0.0);
+    json_t *json = json_pack("{s:s,s:s,s:s,s:o,s:o,s:f,s:f}", "kind", "profile", "source", source,
+                             "action_type", names_text(&merge->types, totals->type), "window_start",
+                             instant_json(window->start_real_ns), "window_end",
+                             instant_json(window->end_real_ns), "time", wall, "self_time", 0.0);
     json_object_set_new(json, "count", json_integer((json_int_t)totals->count));
     json_object_set_new(json, "errors", json_integer((json_int_t)totals->errors));
     json_object_set_new(json, "profiled", json_integer((json_int_t)totals->profiled));

@@ -1,9 +1,9 @@
 /*
- * Classic messages: one JSON object for each profiled action, in the form that existing analysis tools read, and one
- * for each action type of a closed window ("profile").
+ * Classic messages: one JSON object for each profiled action, in the form that existing analysis tools read,
+ * and one for each action type of a closed window ("profile").
  *
- * The tree of an action is in order of time: samples that follow one another share their common frames. A nested
- * action's begin and end split it at their place in time. The root's time is the action's measured
+ * The tree of an action is in order of time: samples that follow one another share their common frames. A
+ * nested action's begin and end split it at their place in time. The root's time is the action's measured
  * duration; its children are scaled to it. Times are seconds, instants are ISO 8601 in UTC.
  */
 #ifndef AGGREGATOR_ENCODE_CLASSIC_H

@@ -1,8 +1,8 @@
 /*
  * Lines: a type's sampled time by instruction, for the tables of a report.
  *
- * One struct serves one report: it is filled for a type, read, and filled again. Arrays are as long as the pool has
- * instructions, so that a stack is walked without a look-up.
+ * One struct serves one report: it is filled for a type, read, and filled again. Arrays are as long as the
+ * pool has instructions, so that a stack is walked without a look-up.
  */
 #ifndef AGGREGATOR_ENCODE_LINES_H
 #define AGGREGATOR_ENCODE_LINES_H
@@ -42,7 +42,8 @@ struct lines {
 int lines_open(struct lines *lines, const struct merge *merge);
 void lines_close(struct lines *lines);
 
-/** Fill from the cells of a type (`cells` of them, in a row). `runnable` is the share (0 … 1) of cpu and native that was waiting for a core. */
+/** Fill from the cells of a type (`cells` of them, in a row). `runnable` is the share (0 … 1) of cpu and
+ * native that was waiting for a core. */
 void lines_fill(struct lines *lines, const struct cell *cell, uint32_t cells, double runnable);
 
 /** Order `used` by self time / by how much more slow actions did of it, descending. */

@@ -97,12 +97,11 @@ static json_t *reasons_json(struct lines *lines, const struct type_totals *total
         const struct line *line = &lines->line[lines->used[i]];
         if (lines_difference(lines, line) < REPORT_LEAST_DIFFERENCE)
             break;
-        json_array_append_new(
-            reasons, json_pack("{s:s,s:f,s:f,s:s}", "instruction",
-                               names_text(&lines->merge->instructions, lines->used[i]), "share_slow",
-                               line->slow_total / lines->slow_total, "share_typical",
-                               line->typical / lines->typical_total, "state",
-                               lines_state(line->slow, SAMPLE_STATES)));
+        json_array_append_new(reasons, json_pack("{s:s,s:f,s:f,s:s}", "instruction",
+                                                 names_text(&lines->merge->instructions, lines->used[i]),
+                                                 "share_slow", line->slow_total / lines->slow_total,
+                                                 "share_typical", line->typical / lines->typical_total,
+                                                 "state", lines_state(line->slow, SAMPLE_STATES)));
     }
     return reasons;
 }
@@ -111,11 +110,11 @@ static json_t *latency_json(const struct type_totals *totals)
 {
     const struct histogram *histogram = &totals->histogram;
     uint64_t max = totals->latency_max_ns;
-    return json_pack(
-        "{s:f,s:f,s:f,s:f,s:f}", "mean",
-        totals->count != 0 ? seconds(totals->latency_sum_ns) / (double)totals->count : 0.0, "p50",
-        histogram_quantile(histogram, 0.5, max) / 1e9, "p90", histogram_quantile(histogram, 0.9, max) / 1e9,
-        "p99", histogram_quantile(histogram, 0.99, max) / 1e9, "max", seconds(max));
+    return json_pack("{s:f,s:f,s:f,s:f,s:f}", "mean",
+                     totals->count != 0 ? seconds(totals->latency_sum_ns) / (double)totals->count : 0.0,
+                     "p50", histogram_quantile(histogram, 0.5, max) / 1e9, "p90",
+                     histogram_quantile(histogram, 0.9, max) / 1e9, "p99",
+                     histogram_quantile(histogram, 0.99, max) / 1e9, "max", seconds(max));
 }
 
 static json_t *action_json(const struct merge *merge, const struct type_totals *totals,
@@ -132,10 +131,10 @@ static json_t *action_json(const struct merge *merge, const struct type_totals *
     for (uint32_t i = 0; i < cells; i++)
         samples += cell[i].samples;
     lines_fill(lines, cell, cells, split.waiting_share);
-    json_t *action = json_pack(
-        "{s:s,s:I,s:I,s:I,s:o,s:f}", "action_type", names_text(&merge->types, totals->type), "count",
-        (json_int_t)totals->count, "errors", (json_int_t)totals->errors, "profiled",
-        (json_int_t)totals->profiled, "latency", latency_json(totals), "wall", wall);
+    json_t *action =
+        json_pack("{s:s,s:I,s:I,s:I,s:o,s:f}", "action_type", names_text(&merge->types, totals->type),
+                  "count", (json_int_t)totals->count, "errors", (json_int_t)totals->errors, "profiled",
+                  (json_int_t)totals->profiled, "latency", latency_json(totals), "wall", wall);
     json_object_set_new(action, "cpu", real_or_null(split.known, split.state[STATE_CPU]));
     json_object_set_new(action, "native", real_or_null(split.known, split.state[STATE_NATIVE]));
     json_object_set_new(action, "gil_wait", real_or_null(split.known, split.state[STATE_GIL_WAIT]));
@@ -206,10 +205,10 @@ static bool fill_actions(json_t *report, const struct merge *merge, struct profi
         while (end < profile->cells && profile->cell[end].type == totals->type)
             end++;
         if ((totals->count == 0 && end == low) ||
-            (options->action != NULL && strcmp(options->action, names_text(&merge->types, totals->type)) != 0))
+            (options->action != NULL &&
+             strcmp(options->action, names_text(&merge->types, totals->type)) != 0))
             continue;
-        json_t *json =
-            action_json(merge, totals, profile->cell + low, end - low, &lines, &names, options);
+        json_t *json = action_json(merge, totals, profile->cell + low, end - low, &lines, &names, options);
         if (json != NULL)
             action[count++] = json;
     }
@@ -267,30 +266,22 @@ static void fill_head(json_t *report, const struct window *sum, const struct rep
                                   instant_json(sum->end_real_ns), "seconds",
                                   seconds(sum->end_ns - sum->start_ns)));
     json_object_set_new(report, "overhead", overhead_json(sums, facts->max_overhead));
-    json_object_set_new(
-        report, "actions_per_cycle",
-        json_pack("{s:I,s:f,s:I,s:I,s:I,s:o}", "cap", (json_int_t)facts->cap, "cycle_seconds",
-                  (double)facts->cycle_ms / 1e3, "admitted", (json_int_t)sums->admitted, "shed",
-                  (json_int_t)shed, "max_in_a_cycle", (json_int_t)facts->max_in_a_cycle, "denied",
-                  denied_json(sums->denied)));
+    json_object_set_new(report, "actions_per_cycle",
+                        json_pack("{s:I,s:f,s:I,s:I,s:I,s:o}", "cap", (json_int_t)facts->cap, "cycle_seconds",
+                                  (double)facts->cycle_ms / 1e3, "admitted", (json_int_t)sums->admitted,
+                                  "shed", (json_int_t)shed, "max_in_a_cycle",
+                                  (json_int_t)facts->max_in_a_cycle, "denied", denied_json(sums->denied)));
     const struct {
         const char *key;
         uint64_t value;
     } counts[] = {
-        {"workers", sum->workers},
-        {"samples", sums->samples},
-        {"dropped", sums->dropped},
-        {"torn", sums->torn},
-        {"unreadable", sums->unreadable},
-        {"late", sums->late},
-        {"overflow", sums->overflow},
-        {"unfinished", sums->unfinished},
-        {"folded", sums->folded},
-        {"quarantined", sums->quarantined},
-        {"hooks", sums->hooks},
-        {"uncounted", sums->uncounted},
-        {"other", sums->other},
-        {"coarse", sums->coarse},
+        {"workers", sum->workers},        {"samples", sums->samples},
+        {"dropped", sums->dropped},       {"torn", sums->torn},
+        {"unreadable", sums->unreadable}, {"late", sums->late},
+        {"overflow", sums->overflow},     {"unfinished", sums->unfinished},
+        {"folded", sums->folded},         {"quarantined", sums->quarantined},
+        {"hooks", sums->hooks},           {"uncounted", sums->uncounted},
+        {"other", sums->other},           {"coarse", sums->coarse},
     };
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         json_object_set_new(report, counts[i].key, json_integer((json_int_t)counts[i].value));

@@ -1,10 +1,11 @@
 /*
- * Report: what windows say, as the JSON object that `profilomatic report --json` prints and that `run -o` saves.
+ * Report: what windows say, as the JSON object that `profilomatic report --json` prints and that `run -o`
+ * saves.
  *
  * Times are seconds of the whole population: the sampled time of a type is scaled so that
  * cpu + native + gil_wait + blocked + runnable is its exact wall time. Runnable is the measured run delay of
- * profiled actions, as a share of their latency; it is taken out of cpu and native in proportion, in the whole
- * and line by line.
+ * profiled actions, as a share of their latency; it is taken out of cpu and native in proportion, in the
+ * whole and line by line.
  */
 #ifndef AGGREGATOR_ENCODE_REPORT_H
 #define AGGREGATOR_ENCODE_REPORT_H
@@ -17,9 +18,9 @@
 #include "aggregator/windows.h"
 
 enum {
-    REPORT_LIMIT = 20,         /* hot lines an action */
-    REPORT_CLASSED_FROM = 20,  /* profiled actions, before slow is set beside typical */
-    REPORT_REASONS = 5,        /* rows of slow_because */
+    REPORT_LIMIT = 20,        /* hot lines an action */
+    REPORT_CLASSED_FROM = 20, /* profiled actions, before slow is set beside typical */
+    REPORT_REASONS = 5,       /* rows of slow_because */
 };
 #define REPORT_LEAST_DIFFERENCE 0.02 /* of share, for a row of slow_because */
 

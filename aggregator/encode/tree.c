@@ -114,8 +114,8 @@ json_t *tree_build(struct tree_names *names, const struct merge *merge, const st
         const struct cell *own = NULL;
         if (next < cells && cell[order[next]].stack == stack[i])
             own = &cell[order[next++]];
-        json_array_append_new(
-            nodes, node_json(own, parent, number_of(names, merge, node.instruction), scale));
+        json_array_append_new(nodes,
+                              node_json(own, parent, number_of(names, merge, node.instruction), scale));
     }
     free(stack);
     free(order);

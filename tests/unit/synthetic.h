@@ -38,8 +38,7 @@ static inline void synthetic_attach(struct synthetic *s)
 {
     char rings[DIRECTORY_PATH_MAX];
     ck_assert_int_eq(directory_join(rings, s->pool, "rings"), 0);
-    ck_assert_int_eq(
-        segment_create(&s->segment, rings, "unit", 0x030c01f0, &segment_default_sizes), 0);
+    ck_assert_int_eq(segment_create(&s->segment, rings, "unit", 0x030c01f0, &segment_default_sizes), 0);
     s->strings = s->codes = s->nodes = 0;
 }
 
@@ -84,8 +83,7 @@ static inline unsigned synthetic_rings(const struct synthetic *s)
 
 static inline void synthetic_type(struct synthetic *s, uint32_t type, const char *name)
 {
-    struct define_type define = {
-        .header.kind = DEFINE_TYPE, .type = type, .length = (uint32_t)strlen(name)};
+    struct define_type define = {.header.kind = DEFINE_TYPE, .type = type, .length = (uint32_t)strlen(name)};
     ck_assert(definitions_put(&s->segment.definitions[DEFINITIONS_ACTION], &define, sizeof define, name,
                               define.length));
     if (atomic_load(&s->segment.counters->rows_used) <= type)

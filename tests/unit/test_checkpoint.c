@@ -1,4 +1,5 @@
-/* What the checkpoint promises: the aggregator may be killed at any instant and everything counts exactly once. */
+/* What the checkpoint promises: the aggregator may be killed at any instant and everything counts exactly
+ * once. */
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -303,8 +304,8 @@ START_TEST(names_left_behind_by_a_crash_are_cut)
     killed();
     ck_assert_uint_eq(sum_up().count, 2);
     ck_assert_uint_eq(stacks_count(&pool->merge.stacks), 3);
-    ck_assert_str_eq(
-        names_text(&pool->merge.instructions, stacks_node(&pool->merge.stacks, 2).instruction), "g.py:g:2");
+    ck_assert_str_eq(names_text(&pool->merge.instructions, stacks_node(&pool->merge.stacks, 2).instruction),
+                     "g.py:g:2");
 }
 END_TEST
 
@@ -347,7 +348,8 @@ START_TEST(limits_of_several_requests_are_the_lowest)
     static const char *const text[] = {
         "{\"kind\":\"limits\",\"max_overhead\":0.05,\"time_granularity\":0.001,\"code_granularity\":\"line\","
         "\"max_actions_per_run\":0,\"scope\":\"actions\"}",
-        "{\"kind\":\"limits\",\"max_overhead\":0.03,\"time_granularity\":0.02,\"code_granularity\":\"method\","
+        "{\"kind\":\"limits\",\"max_overhead\":0.03,\"time_granularity\":0.02,\"code_granularity\":"
+        "\"method\","
         "\"max_actions_per_run\":7,\"scope\":\"process\"}",
         "{\"kind\":\"limits\",\"max_overhead\":7}",
         "{\"kind\":\"nonsense\"}",

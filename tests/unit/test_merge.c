@@ -63,8 +63,7 @@ static void end(uint64_t serial, uint32_t type, uint64_t latency_ns, uint64_t ti
 
 static void count(uint32_t type, uint64_t n, uint64_t latency_ns)
 {
-    struct merge_count add = {
-        .count = n, .latency_sum_ns = n * latency_ns, .latency_max_ns = latency_ns};
+    struct merge_count add = {.count = n, .latency_sum_ns = n * latency_ns, .latency_max_ns = latency_ns};
     struct type_totals *totals = merge_count(&merge, type, &add);
     merge_bucket(&merge, totals, histogram_bucket(latency_ns), n);
 }
