@@ -18,7 +18,7 @@
 #include <sys/uio.h>
 
 enum {
-    COPY_PIECES = 72,       /* most pieces a gather */
+    COPY_PIECES = 200,      /* most pieces a gather */
     COPY_BYTES = 512 << 10, /* most bytes a gather */
 };
 

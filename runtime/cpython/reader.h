@@ -22,10 +22,10 @@
 #include "runtime/cpython/copy.h"
 
 enum {
-    STACK_FRAMES = 1024,   /* deepest stack that is kept whole; beyond, the root side is cut and flagged */
-    READER_CHUNKS = 24,    /* chunks of a data stack that are gathered */
-    READER_OFF_CHUNK = 36, /* frames outside the data stack (generators, C-entry shims) that are gathered */
-    READER_CFRAMES = 4,    /* C frames that may point to the leaf (3.11 and 3.12) */
+    STACK_FRAMES = 1024,    /* deepest stack that is kept whole; beyond, the root side is cut and flagged */
+    READER_CHUNKS = 24,     /* chunks of a data stack that are gathered */
+    READER_OFF_CHUNK = 160, /* frames outside the data stack (generators, C-entry shims) that are gathered */
+    READER_CFRAMES = 4,     /* C frames that may point to the leaf (3.11 and 3.12) */
 };
 
 /** A thread as its own hook noted it, with the GIL. Plain data; may be copied. */

@@ -4,11 +4,11 @@
 #include <string.h>
 
 enum {
-    SLACK = 512,               /* bytes gathered above the top of the data stack that was seen last */
-    CHUNK_MOST = 64 << 10,     /* gathered of a chunk; frames beyond (huge ones) are gathered singly */
-    CHUNK_MOST_EVER = 1 << 28, /* no chunk is larger */
-    IDLE_MOST = 16,            /* reads after which a single frame is not gathered any more */
-    CHAIN_MOST = 64,           /* frames followed at first sight */
+    SLACK = 512,                   /* bytes gathered above the top of the data stack that was seen last */
+    CHUNK_MOST = 64 << 10,         /* gathered of a chunk; frames beyond (huge ones) are gathered singly */
+    CHUNK_MOST_EVER = 1 << 28,     /* no chunk is larger */
+    IDLE_MOST = 16,                /* reads after which a single frame is not gathered any more */
+    CHAIN_MOST = 256,          /* frames followed at first sight */
     TSTATE_BYTES = TSTATE_END - TSTATE_FIRST,
     LEAST_ADDRESS = 4096,
 };
@@ -154,7 +154,7 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
         return GONE;
     snapshot->thread = thread;
     snapshot->prediction = p;
-    snapshot->used_frames = 0;
+    memset(snapshot->used, 0, sizeof snapshot->used);
 
     struct plan plan = {.next = copy->bytes};
 #if LEAF_THROUGH_CFRAME
@@ -212,8 +212,13 @@ enum outcome snapshot_learn(const struct snapshot *snapshot, struct copy *copy, 
         uint64_t size;
         int k = chunk_around(copy, p, address, &size);
         if (k >= 0) {
-            if (hop > 0)
-                return AGAIN; /* the known part of the stack is reached */
+            if (hop > 0) { /* the known part of the stack is reached; more may be missing below it */
+                if (!copy_piece(copy, address + offsetof(_PyInterpreterFrame, previous), &address,
+                                sizeof address) ||
+                    address == 0)
+                    return AGAIN;
+                continue;
+            }
             uint64_t wanted = (uint64_t)(address - p->chunk[k]) + FRAME_HEAD;
             if (wanted <= p->chunk_used[k])
                 return BEYOND; /* it was named to be gathered, but there was no room */
@@ -250,7 +255,7 @@ void snapshot_settle(const struct snapshot *snapshot)
 {
     struct reader_prediction *p = snapshot->prediction;
     for (int i = p->frames - 1; i >= 0; i--) {
-        if (snapshot->used_frames & UINT64_C(1) << i)
+        if (snapshot->used[i])
             p->frame_idle[i] = 0;
         else if (++p->frame_idle[i] > IDLE_MOST)
             drop(p->frame, p->frame_idle, &p->frames, i);

@@ -24,19 +24,21 @@ struct snapshot {
     const struct reader_thread *thread;
     struct reader_prediction *prediction;
     uintptr_t leaf;                      /* 0: the thread runs no Python code */
-    uint64_t used_frames;                /* bit i: frame[i] was part of the walk */
+    bool used[READER_OFF_CHUNK];         /* frame[i] was part of the walk */
     const uint8_t *chunk[READER_CHUNKS]; /* copies; NULL: not gathered */
     uint32_t chunk_bytes[READER_CHUNKS];
     const uint8_t *frame[READER_OFF_CHUNK]; /* each with FRAME_PREFIX bytes before it */
     const uint8_t *tstate;                  /* from TSTATE_FIRST to TSTATE_END */
 };
-_Static_assert(READER_OFF_CHUNK <= 64, "used_frames has a bit each");
 
 /** Gather. */
 enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const struct reader_thread *thread,
                            struct reader_prediction *prediction);
 
-/** The walk met a frame that the snapshot lacks: find out where it lies, and predict it. */
+/**
+ * The walk met a frame that the snapshot lacks: find out where it lies and predict it, and with it every
+ * other such frame between it and the root, so that a stack with many C calls in it is known after one look.
+ */
 enum outcome snapshot_learn(const struct snapshot *snapshot, struct copy *copy, uintptr_t address);
 
 /** The snapshot made a valid stack: drop predictions that have gone stale and follow the top of the data
@@ -78,7 +80,7 @@ static inline const uint8_t *snapshot_frame(struct snapshot *snapshot, uintptr_t
     }
     for (int i = 0; i < p->frames; i++) {
         if (p->frame[i] == address) {
-            snapshot->used_frames |= UINT64_C(1) << i;
+            snapshot->used[i] = true;
             return snapshot->frame[i];
         }
     }

@@ -55,9 +55,10 @@ def instructions(node):
 
 
 def spin(seconds):
-    until = time.perf_counter() + seconds
+    """Compute for that much CPU time, however busy the machine is."""
+    until = time.thread_time() + seconds
     total = 0
-    while time.perf_counter() < until:
+    while time.thread_time() < until:
         for i in range(500):
             total += i * i
     return total
@@ -76,8 +77,7 @@ def test_an_action_becomes_a_message_that_names_its_code(messages):
     assert message['action_type'] == 'report:build' and message['source'] == 'tests'
     assert message['kind'] == 'action' and message['action_status'] == 'succeeded'
     assert message['pid'] == os.getpid() and message['weight'] == 1.0 and message['code_granularity'] == 'line'
-    assert 0.3 <= message['time'] < 1.5
-    assert 0.15 < message['cpu_time'] <= message['time'] + 0.05
+    assert 0.3 <= message['cpu_time'] <= message['time'] + 0.001
     assert any(i.startswith('test_actions.py:spin:') for i in instructions(message)), list(instructions(message))
     from datetime import datetime
 
@@ -170,7 +170,7 @@ def test_samples_go_to_the_right_one_of_two_threads(messages):
         waits, works = arrived(messages, waits.result()), arrived(messages, works.result())
     assert not any(':spin:' in i for i in instructions(waits))
     assert any(':spin:' in i for i in instructions(works))
-    assert waits['cpu_time'] < 0.05 < 0.2 < works['cpu_time']
+    assert waits['cpu_time'] < 0.05 < 0.4 <= works['cpu_time']
 
 
 # ---- WSGI
