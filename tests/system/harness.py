@@ -122,6 +122,11 @@ class Profiled:
 
     def stop(self, number=signal.SIGTERM, seconds=30):
         self.process.send_signal(number)
+        if number == signal.SIGINT:  # uWSGI now and then loses its master's first one on the way to a worker
+            try:
+                return self.process.wait(8)
+            except subprocess.TimeoutExpired:
+                self.process.send_signal(number)
         return self.wait(seconds)
 
     def wait(self, seconds=30):
@@ -154,6 +159,11 @@ class Profiled:
             if match:
                 return match.group(1).decode()
         raise AssertionError('no process below has PROFILOMATIC_DIR')
+
+    def status(self):
+        out = subprocess.run([str(COMMAND), 'status', '--json', '--directory', self.directory()], capture_output=True, text=True)
+        assert out.returncode == 0, out.stderr
+        return json.loads(out.stdout)
 
     def aggregator(self):
         pids = [pid for pid in children(self.process.pid) if is_aggregator(pid)]

@@ -1,0 +1,164 @@
+"""The README's Python examples run as written: cut out of it, put into a file, started, and looked at."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from harness import BUILD, ROOT, wait_for_port
+
+
+def example(name):
+    text = (ROOT / 'README.md').read_text()
+    match = re.search(rf'<!-- example: {name} -->\n```python\n(.*?)```', text, re.DOTALL)
+    assert match, f'the README has no example {name}'
+    return match.group(1)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder to run in, and a runtime directory in shared memory that is gone afterwards."""
+    directory = f'/dev/shm/pom-readme-{os.getpid()}-{tmp_path.name}'
+    env = dict(os.environ, PYTHONPATH=str(BUILD / 'python'), PROFILOMATIC_DIR=directory)
+    yield tmp_path, env
+    deadline = time.monotonic() + 15
+    while os.path.exists(directory) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not os.path.exists(directory), 'the private aggregator goes and takes its directory along'
+
+
+def messages(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_wsgi_example(place):
+    folder, env = place
+    with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(('127.0.0.1', 8000))
+        except OSError:
+            pytest.skip('port 8000 is taken')
+    (folder / 'example.py').write_text(example('wsgi'))
+    process = subprocess.Popen([sys.executable, 'example.py'], cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for_port(8000, process)
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            with urllib.request.urlopen('http://127.0.0.1:8000/sum') as answer:
+                assert answer.headers['X-Task-UUID'] and answer.read() == b'8999955000050000'
+        live = subprocess.run([str(BUILD / 'bin' / 'profilomatic'), 'report', '--json'], env=env, capture_output=True, text=True)
+        status = subprocess.run([str(BUILD / 'bin' / 'profilomatic'), 'status'], env=env, capture_output=True, text=True)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert json.loads(live.stdout)['actions'][0]['action_type'] == '/sum', live.stderr
+    assert status.returncode == 0 and status.stdout
+    found = messages(folder / 'profile.log')
+    assert found and all(m['action_type'] == '/sum' for m in found)
+    assert any('example.py:application' in json.dumps(m) for m in found)
+
+
+def test_the_eliot_example(place):
+    folder, env = place
+    (folder / 'example.py').write_text(example('eliot'))
+    done = subprocess.run([sys.executable, 'example.py'], cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == ''
+    deadline = time.monotonic() + 10
+    while not (folder / 'eliot-profile.log').exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    logged = {m['task_uuid'] for m in messages(folder / 'eliot.log')}
+    found = messages(folder / 'eliot-profile.log')
+    assert found and all(m['action_type'] == 'shop:charge' for m in found)
+    assert {m['task_uuid'] for m in found} <= logged, "a profile's task is one of the application's own log"
+    from eliot.parse import Parser
+
+    with open(folder / 'eliot.log') as log:
+        tasks = list(Parser.parse_stream(json.loads(line) for line in log))
+    assert len(tasks) == 30 and all(task.is_complete() for task in tasks), "the application's own log stays complete"
+
+
+class Collector(BaseHTTPRequestHandler):
+    received = []
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers['Content-Length']))
+        self.received.append((self.path, body))
+        self.send_response(200)
+        self.send_header('Content-Length', '0')
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+def make_authority(folder):
+    """A private CA and a certificate for localhost, by openssl."""
+
+    def openssl(*args):
+        subprocess.run(['openssl', *args], cwd=folder, check=True, capture_output=True)
+
+    openssl('req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', 'ca.key', '-out', 'ca.pem', '-days', '2',
+            '-subj', '/CN=test authority', '-addext', 'keyUsage=critical,keyCertSign,cRLSign')
+    openssl('req', '-newkey', 'rsa:2048', '-nodes', '-keyout', 'server.key', '-out', 'server.csr', '-subj', '/CN=localhost')
+    (folder / 'extensions').write_text('subjectAltName=DNS:localhost\n')
+    openssl('x509', '-req', '-in', 'server.csr', '-CA', 'ca.pem', '-CAkey', 'ca.key', '-CAcreateserial', '-days', '2',
+            '-extfile', 'extensions', '-out', 'server.pem')
+
+
+@contextlib.contextmanager
+def https_server(folder):
+    server = HTTPServer(('127.0.0.1', 0), Collector)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / 'server.pem', folder / 'server.key')
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    Collector.received = []
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def run_rest_example(folder, env, port):
+    (folder / 'example.py').write_text(example('rest').replace('8443', str(port)))
+    done = subprocess.run([sys.executable, 'example.py'], cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == '', done.stderr
+
+
+def test_the_rest_example_over_verified_tls(place):
+    folder, env = place
+    make_authority(folder)
+    with https_server(folder) as port:
+        run_rest_example(folder, env, port)
+        deadline = time.monotonic() + 15
+        while not Collector.received and time.monotonic() < deadline:
+            time.sleep(0.1)
+        received = list(Collector.received)
+    assert received and {path for path, _ in received} == {'/api/data'}
+    lines = [json.loads(line) for _, body in received for line in body.splitlines()]
+    assert lines and all(m['action_type'] == 'report:build' for m in lines)
+
+
+def test_a_server_with_another_authority_gets_nothing(place):
+    folder, env = place
+    make_authority(folder)
+    other = folder / 'other'
+    other.mkdir()
+    make_authority(other)
+    with https_server(other) as port:  # its certificate is not signed by ca.pem of the example
+        run_rest_example(folder, env, port)
+        time.sleep(2)
+        assert Collector.received == []
