@@ -55,12 +55,30 @@ static double affordable(const struct budget_state *state, const struct budget_a
     double allowed = target * fmax(kept.worker_cpu + worker_next, BUDGET_FLOOR * kept.attached + floor_next) -
                      cost_of(&kept);
     /* In what comes before the promise begins, starting up must not use up all. */
-    double fixed = (three.hook_cpu + three.aggregator_cpu) / n;
+    double floor = state->floor_cpu * last.seconds;
     if (state->cycles < BUDGET_CYCLES)
-        allowed = fmax(allowed, fixed + 0.5 * target * fmax(worker_next, floor_next));
+        allowed = fmax(allowed, floor + 0.5 * target * fmax(worker_next, floor_next));
     if (state->unit_cpu <= 0)
-        return allowed > fixed ? 1.0 : -1.0;
-    return (allowed - fixed) / (state->unit_cpu * last.seconds);
+        return allowed > floor ? 1.0 : -1.0;
+    return (allowed - floor) / (state->unit_cpu * last.seconds);
+}
+
+/*
+ * What work costs. Sampling, recording and delivering profiled actions and merging their samples all come
+ * with it; what is left when nothing was profiled is the floor. Where no such cycle has been seen the floor
+ * counts as work: then a step misses by some, and the next one, which starts from there, by less.
+ */
+static void learn(struct budget_state *state, const struct budget_measure *measure)
+{
+    double seconds = fmax(measure->seconds, 0.001), cost = cost_of(measure) / seconds;
+    if (measure->admitted < 1 && measure->sampler_cpu < 1e-6) {
+        state->floor_cpu = state->floor_cpu > 0 ? 0.5 * (state->floor_cpu + cost) : cost;
+        return;
+    }
+    if (cost < state->floor_cpu)
+        state->floor_cpu = cost;
+    if (state->work > 0)
+        state->unit_cpu = fmax((cost - state->floor_cpu) / state->work, 0.7 * state->unit_cpu);
 }
 
 static void set_work(struct budget_state *state, double can)
@@ -130,20 +148,18 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
         state->next = (state->next + 1) % BUDGET_CYCLES;
         if (state->cycles < BUDGET_CYCLES)
             state->cycles++;
-        double seconds = fmax(measure->seconds, 0.001);
-        double sampled = measure->sampler_cpu / seconds;
-        if (state->work > 0 && sampled > 1e-6)
-            state->unit_cpu = fmax(sampled / state->work, 0.7 * state->unit_cpu);
-        /* With nothing to sample there is nothing to learn: keep the work where it was for the next spike. */
+        if (state->cycles > 1)
+            learn(state, measure);
+        /* With nothing profiled there is nothing to learn: keep the work where it was for the next spike. */
         double can = affordable(state, asked);
-        if (sampled > 1e-6 || can < state->work || state->work <= 0)
+        if (measure->admitted >= 1 || can < state->work || state->work <= 0)
             set_work(state, can);
     }
     state->paused_for = state->work <= 0 ? state->paused_for + 1 : 0;
     state->granularity = granularity_for(state, asked->granularity);
 
     double longer = state->work > 0 ? fmin(1 / state->work, BUDGET_LONGEST) : BUDGET_LONGEST;
-    double fewer = fmin(1.0, state->work * BUDGET_LONGEST);
+    double fewer = fmin(1.0, fmax(state->work, LEAST_WORK) * BUDGET_LONGEST);
     *limits = (struct budget_limits){
         .interval_ns = (uint64_t)((double)asked->interval_ns * longer),
         .granularity = state->granularity,

@@ -40,6 +40,7 @@ struct budget_measure {
     double worker_cpu; /* of the workers, without our parts */
     double attached;   /* sum over workers of the seconds they were attached */
     double demand;     /* root actions begun */
+    double admitted;   /* of these, profiled */
 };
 
 struct budget_limits {
@@ -53,7 +54,8 @@ struct budget_state {
     struct budget_measure cycle[BUDGET_CYCLES];
     uint32_t next, cycles; /* cycles with a worker attached, since the first */
     double work;           /* 0 … 1 */
-    double unit_cpu;       /* what a second of full work costs the samplers, as last seen */
+    double floor_cpu;      /* what a second costs without any work, as last seen */
+    double unit_cpu;       /* what a second of full work costs on top of that, as last seen */
     uint32_t granularity;  /* in force */
     uint32_t paused_for, pass_for, pass_hold; /* cycles */
     bool started;

@@ -438,6 +438,7 @@ static struct budget_measure measure(const struct pool *pool, uint64_t now_ns)
         .worker_cpu = (double)(sums->worker_cpu_ns - base->worker_cpu_ns) / 1e9,
         .attached = (double)(sums->attached_ns - base->attached_ns) / 1e9,
         .demand = demand,
+        .admitted = (double)(sums->admitted - base->admitted),
     };
 }
 

@@ -13,6 +13,7 @@ struct world {
     double sampler_at_full; /* CPU seconds a second */
     double hooks, aggregator, workers_cpu;
     unsigned workers;
+    double action_cpu, demand; /* what a profiled action costs hooks and aggregator; actions a second */
 };
 
 static const struct budget_asked asked = {
@@ -23,16 +24,19 @@ static struct budget_measure live(const struct world *world, const struct budget
     double factor = (double)asked.interval_ns / (double)limits->interval_ns;
     if (limits->cap != 0 && limits->cap < asked.cap)
         factor *= (double)limits->cap / asked.cap;
+    double demand = world->demand > 0 ? world->demand : 100;
+    double admitted = limits->cap != 0 && limits->cap < demand ? limits->cap : demand;
     if (limits->paused)
-        factor = 0;
+        factor = admitted = 0;
     return (struct budget_measure){
         .seconds = 1,
         .sampler_cpu = world->sampler_at_full * factor,
-        .hook_cpu = limits->passthrough ? 0 : world->hooks,
+        .hook_cpu = limits->passthrough ? 0 : world->hooks + admitted * world->action_cpu,
         .aggregator_cpu = world->aggregator,
         .worker_cpu = world->workers_cpu,
         .attached = world->workers,
-        .demand = 100,
+        .demand = demand,
+        .admitted = admitted,
     };
 }
 
@@ -74,7 +78,7 @@ START_TEST(cheap_profiling_runs_at_the_asked_interval)
 {
     struct budget_measure cycle[60];
     struct budget_limits limits;
-    the_world = (struct world){0.004, 0.001, 0.002, 2.0, 4};
+    the_world = (struct world){0.004, 0.001, 0.002, 2.0, 4, 0, 0};
     play(steady, 60, cycle, &limits);
     ck_assert_uint_eq(limits.interval_ns, asked.interval_ns);
     ck_assert_uint_eq(limits.cap, asked.cap);
@@ -89,10 +93,35 @@ START_TEST(dear_profiling_is_held_below_the_bound_in_every_window)
     for (double cost = 0.05; cost < 6; cost *= 1.7) {
         struct budget_measure cycle[120];
         struct budget_limits limits;
-        the_world = (struct world){cost, 0.002, 0.002, 1.5, 4};
+        the_world = (struct world){cost, 0.002, 0.002, 1.5, 4, 0, 0};
         play(steady, 120, cycle, &limits);
         double worst = worst_window(cycle, 120);
         ck_assert_msg(worst <= asked.max_overhead, "cost %.2f: %.4f", cost, worst);
+    }
+}
+END_TEST
+
+START_TEST(profiled_actions_that_are_dear_themselves_are_held_below_the_bound_too)
+{
+    /* No cap, thousands of actions a second, most of the cost in hooks and delivery. */
+    static const struct budget_asked uncapped = {
+        .max_overhead = 0.02, .interval_ns = 10000000, .granularity = GRANULARITY_LINE, .cap = 0};
+    for (double cpu = 10e-6; cpu < 200e-6; cpu *= 2) {
+        struct world world = {0.003, 0.003, 0.003, 1.5, 4, cpu, 6000};
+        struct budget_measure cycle[120];
+        struct budget_state state = {0};
+        struct budget_limits limits = {uncapped.interval_ns, uncapped.granularity, 0, false, false};
+        double admitted = 0;
+        for (int i = 0; i < 120; i++) {
+            cycle[i] = live(&world, &limits);
+            budget_step(&state, &uncapped, &cycle[i], &limits);
+            admitted += i >= 60 ? cycle[i].admitted : 0;
+        }
+        double worst = worst_window(cycle, 120);
+        ck_assert_msg(worst <= uncapped.max_overhead, "%.0f us: %.4f", cpu * 1e6, worst);
+        /* … and what fits is used: at least half of it. */
+        double room = (0.02 * 1.5 - 0.006) / cpu * 60;
+        ck_assert_msg(admitted >= 0.5 * room, "%.0f us: %.0f of %.0f", cpu * 1e6, admitted, room);
     }
 }
 END_TEST
@@ -101,7 +130,7 @@ START_TEST(the_budget_is_used_not_only_kept)
 {
     struct budget_measure cycle[120];
     struct budget_limits limits;
-    the_world = (struct world){0.1, 0.002, 0.002, 1.5, 4};
+    the_world = (struct world){0.1, 0.002, 0.002, 1.5, 4, 0, 0};
     play(steady, 120, cycle, &limits);
     double ours = 0;
     for (int i = 60; i < 120; i++)
@@ -114,7 +143,7 @@ START_TEST(the_interval_gives_way_first_then_detail_then_actions)
 {
     struct budget_measure cycle[120];
     struct budget_limits limits;
-    the_world = (struct world){0.08, 0.001, 0.001, 1.5, 4}; /* about 3 times too dear */
+    the_world = (struct world){0.08, 0.001, 0.001, 1.5, 4, 0, 0}; /* about 3 times too dear */
     play(steady, 120, cycle, &limits);
     ck_assert_uint_gt(limits.interval_ns, asked.interval_ns);
     ck_assert_uint_eq(limits.granularity, GRANULARITY_LINE);
@@ -130,7 +159,7 @@ END_TEST
 
 static const struct world *spike(int second)
 {
-    static struct world calm = {0.004, 0.001, 0.002, 2.0, 4}, storm = {0.4, 0.004, 0.004, 2.0, 4};
+    static struct world calm = {0.004, 0.001, 0.002, 2.0, 4, 0, 0}, storm = {0.4, 0.004, 0.004, 2.0, 4, 0, 0};
     return second >= 30 && second < 50 ? &storm : &calm;
 }
 
@@ -156,7 +185,7 @@ START_TEST(hooks_that_alone_pass_the_budget_are_let_through)
 {
     struct budget_measure cycle[60];
     struct budget_limits limits;
-    the_world = (struct world){0.01, 0.08, 0.002, 1.5, 4};
+    the_world = (struct world){0.01, 0.08, 0.002, 1.5, 4, 0, 0};
     play(steady, 35, cycle, &limits);
     ck_assert(limits.paused);
     ck_assert(limits.passthrough);
@@ -298,6 +327,7 @@ int main(void)
     TCase *cases = tcase_create("promises");
     tcase_add_test(cases, cheap_profiling_runs_at_the_asked_interval);
     tcase_add_test(cases, dear_profiling_is_held_below_the_bound_in_every_window);
+    tcase_add_test(cases, profiled_actions_that_are_dear_themselves_are_held_below_the_bound_too);
     tcase_add_test(cases, the_budget_is_used_not_only_kept);
     tcase_add_test(cases, the_interval_gives_way_first_then_detail_then_actions);
     tcase_add_test(cases, after_a_spike_it_recovers_by_steps_of_a_fifth);
