@@ -58,27 +58,41 @@ static double affordable(const struct budget_state *state, const struct budget_a
     double floor = state->floor_cpu * last.seconds;
     if (state->cycles < BUDGET_CYCLES)
         allowed = fmax(allowed, floor + 0.5 * target * fmax(worker_next, floor_next));
-    if (state->unit_cpu <= 0)
-        return allowed > floor ? 1.0 : -1.0;
-    return (allowed - floor) / (state->unit_cpu * last.seconds);
+    double left = (allowed - floor) / last.seconds;
+    /* Down to 1 / BUDGET_LONGEST of the work all actions are still admitted; below, their number is in
+     * proportion. */
+    if (left >= state->action_cpu + state->sampler_cpu / BUDGET_LONGEST)
+        return state->sampler_cpu > 0 ? (left - state->action_cpu) / state->sampler_cpu : 1.0;
+    return left / (state->sampler_cpu + state->action_cpu * BUDGET_LONGEST);
+}
+
+/* The share of the actions asked for that is admitted with this much work. */
+static double admitted_share(double work)
+{
+    return fmin(1.0, work * BUDGET_LONGEST);
 }
 
 /*
- * What work costs. Sampling, recording and delivering profiled actions and merging their samples all come
- * with it; what is left when nothing was profiled is the floor. Where no such cycle has been seen the floor
- * counts as work: then a step misses by some, and the next one, which starts from there, by less.
+ * What work costs. The samplers' cost is in proportion to it. What hooks and aggregator cost more than when
+ * nothing is profiled (the floor) is in proportion to the admitted actions. Where no cycle without any was
+ * seen the floor counts as theirs: then a step misses by some, and the next one, which starts from there, by
+ * less.
  */
 static void learn(struct budget_state *state, const struct budget_measure *measure)
 {
-    double seconds = fmax(measure->seconds, 0.001), cost = cost_of(measure) / seconds;
+    double seconds = fmax(measure->seconds, 0.001);
+    double rest = (measure->hook_cpu + measure->aggregator_cpu) / seconds;
     if (measure->admitted < 1 && measure->sampler_cpu < 1e-6) {
-        state->floor_cpu = state->floor_cpu > 0 ? 0.5 * (state->floor_cpu + cost) : cost;
+        state->floor_cpu = state->floor_cpu > 0 ? 0.5 * (state->floor_cpu + rest) : rest;
         return;
     }
-    if (cost < state->floor_cpu)
-        state->floor_cpu = cost;
-    if (state->work > 0)
-        state->unit_cpu = fmax((cost - state->floor_cpu) / state->work, 0.7 * state->unit_cpu);
+    if (rest < state->floor_cpu)
+        state->floor_cpu = rest;
+    if (state->work <= 0)
+        return;
+    state->sampler_cpu = fmax(measure->sampler_cpu / seconds / state->work, 0.7 * state->sampler_cpu);
+    state->action_cpu =
+        fmax((rest - state->floor_cpu) / admitted_share(state->work), 0.7 * state->action_cpu);
 }
 
 static void set_work(struct budget_state *state, double can)
@@ -159,7 +173,7 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
     state->granularity = granularity_for(state, asked->granularity);
 
     double longer = state->work > 0 ? fmin(1 / state->work, BUDGET_LONGEST) : BUDGET_LONGEST;
-    double fewer = fmin(1.0, fmax(state->work, LEAST_WORK) * BUDGET_LONGEST);
+    double fewer = admitted_share(fmax(state->work, LEAST_WORK));
     *limits = (struct budget_limits){
         .interval_ns = (uint64_t)((double)asked->interval_ns * longer),
         .granularity = state->granularity,

@@ -55,7 +55,8 @@ struct budget_state {
     uint32_t next, cycles; /* cycles with a worker attached, since the first */
     double work;           /* 0 … 1 */
     double floor_cpu;      /* what a second costs without any work, as last seen */
-    double unit_cpu;       /* what a second of full work costs on top of that, as last seen */
+    double sampler_cpu;    /* what a second of full work costs the samplers, as last seen */
+    double action_cpu;     /* and what its profiled actions cost hooks and aggregator on top of the floor */
     uint32_t granularity;  /* in force */
     uint32_t paused_for, pass_for, pass_hold; /* cycles */
     bool started;
