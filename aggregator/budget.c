@@ -11,6 +11,7 @@
 #define CLEAR_ROOM 1.1    /* a raise needs this much more than is in use */
 #define METHOD_BELOW 0.12 /* of full work: stacks by method */
 #define FILE_BELOW 0.10   /* stacks by file */
+#define START_CYCLES 3    /* cycles after the first worker attached from which nothing is learnt */
 #define FINER_AGAIN 1.25  /* times the bound, before stacks become finer again */
 
 static double cost_of(const struct budget_measure *m)
@@ -57,7 +58,7 @@ static double affordable(const struct budget_state *state, const struct budget_a
     /* In what comes before the promise begins, starting up must not use up all. */
     double floor = state->floor_cpu * last.seconds;
     if (state->cycles < BUDGET_CYCLES)
-        allowed = fmax(allowed, floor + 0.5 * target * fmax(worker_next, floor_next));
+        allowed = fmax(allowed, target * fmax(worker_next, floor_next));
     double left = (allowed - floor) / last.seconds;
     /* Down to 1 / BUDGET_LONGEST of the work all actions are still admitted; below, their number is in
      * proportion. */
@@ -146,6 +147,25 @@ void budget_resume(struct budget_state *state, const struct budget_asked *asked,
     state->granularity = granularity;
 }
 
+/*
+ * The promise is for windows that begin 10 s after the first worker attached. What was spent before, on
+ * starting, beyond the target must not be earned back by profiling less afterwards: it is remembered as the
+ * target.
+ */
+static struct budget_measure without_start(const struct budget_measure *measure,
+                                           const struct budget_asked *asked)
+{
+    struct budget_measure m = *measure;
+    double most = BUDGET_TARGET * asked->max_overhead * fmax(m.worker_cpu, BUDGET_FLOOR * m.attached);
+    double cost = cost_of(&m);
+    if (cost > most) {
+        m.sampler_cpu *= most / cost;
+        m.hook_cpu *= most / cost;
+        m.aggregator_cpu *= most / cost;
+    }
+    return m;
+}
+
 void budget_step(struct budget_state *state, const struct budget_asked *asked,
                  const struct budget_measure *measure, struct budget_limits *limits)
 {
@@ -155,19 +175,20 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
         state->granularity = asked->granularity;
     }
     if (measure->attached > 0 || state->cycles > 0) {
-        state->cycle[state->next] = *measure;
-        /* What it cost to start is no sign of what it costs to run. */
-        if (state->cycles == 0)
-            state->cycle[0].aggregator_cpu = 0;
+        bool starting = state->cycles < BUDGET_CYCLES;
+        state->cycle[state->next] = starting ? without_start(measure, asked) : *measure;
         state->next = (state->next + 1) % BUDGET_CYCLES;
-        if (state->cycles < BUDGET_CYCLES)
+        if (starting)
             state->cycles++;
-        if (state->cycles > 1)
+        /* What it cost to start is no sign of what it costs to run. */
+        if (state->cycles > START_CYCLES) {
             learn(state, measure);
-        /* With nothing profiled there is nothing to learn: keep the work where it was for the next spike. */
-        double can = affordable(state, asked);
-        if (measure->admitted >= 1 || can < state->work || state->work <= 0)
-            set_work(state, can);
+            /* With nothing profiled there is nothing to learn: keep the work where it was for the next spike.
+             */
+            double can = affordable(state, asked);
+            if (measure->admitted >= 1 || can < state->work || state->work <= 0)
+                set_work(state, can);
+        }
     }
     state->paused_for = state->work <= 0 ? state->paused_for + 1 : 0;
     state->granularity = granularity_for(state, asked->granularity);
