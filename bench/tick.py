@@ -15,7 +15,7 @@ import tempfile
 
 BUILD = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'build')
 
-CHILD = r'''
+CHILD = r"""
 import ctypes, json, sys, time
 import profilomatic
 from profilomatic import _runtime
@@ -55,15 +55,20 @@ bare.bare_stop(ctypes.byref(ticks), ctypes.byref(cpu))
 print(json.dumps({'ticks': after['ticks'] - before['ticks'], 'cpu': after['sampler_cpu'] - before['sampler_cpu'],
                   'samples': after['samples'] - before['samples'], 'torn': after['torn'] - before['torn'],
                   'bare_ticks': ticks.value, 'bare_cpu': cpu.value / 1e9}))
-'''
+"""
 
 
 def run(interval, seconds, directory):
     import json
+
     env = dict(os.environ, PYTHONPATH=os.path.join(BUILD, 'python'), PROFILOMATIC_DIR=directory)
-    out = subprocess.run([sys.executable, '-c', CHILD, str(interval), str(seconds),
-                          os.path.join(BUILD, 'bench', 'bare_timer.so')], env=env, check=True, capture_output=True,
-                         text=True).stdout
+    out = subprocess.run(
+        [sys.executable, '-c', CHILD, str(interval), str(seconds), os.path.join(BUILD, 'bench', 'bare_timer.so')],
+        env=env,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     return json.loads(out.splitlines()[-1])
 
 
@@ -84,9 +89,11 @@ def main():
         bare = row['bare_cpu'] / row['bare_ticks'] * 1e6
         bar = max(1.5 * bare, bare + 9)
         missed |= tick > bar
-        print(f'{hertz:5d} Hz: sampler tick {tick:6.1f} us, bare timer tick {bare:6.1f} us: ratio {tick / bare:.2f}, '
-              f'difference {tick - bare:+.1f} us, bar {bar:.1f} us: {"missed" if tick > bar else "met"} '
-              f'({row["ticks"]} ticks, {row["samples"]} samples, {row["torn"]} torn)')
+        print(
+            f'{hertz:5d} Hz: sampler tick {tick:6.1f} us, bare timer tick {bare:6.1f} us: ratio {tick / bare:.2f}, '
+            f'difference {tick - bare:+.1f} us, bar {bar:.1f} us: {"missed" if tick > bar else "met"} '
+            f'({row["ticks"]} ticks, {row["samples"]} samples, {row["torn"]} torn)'
+        )
     return 1 if missed else 0
 
 

@@ -3,8 +3,8 @@
     PYTHONPATH=build/python python3 bench/wsgi_hook.py [--requests 100000]
 
 Three forms of one tiny application are called in turn, in blocks, in one process: bare, wrapped, and wrapped in the
-smallest useful middleware written in Python (a clock before and after, a count, a header). CPU time of the thread; medians of
-the blocks. Bar: the wrapper adds at most 5 us. Exit status 1 if it is missed.
+smallest useful middleware written in Python (a clock before and after, a count, a header). CPU time of the thread;
+medians of the blocks. Bar: the wrapper adds at most 5 us. Exit status 1 if it is missed.
 """
 
 import argparse
@@ -80,10 +80,14 @@ def main():
     status = profilomatic._runtime.status()
     added = hooked - bare
     print(f'bare {bare:.2f} us, wrapped {hooked:.2f} us, Python middleware {python:.2f} us a request')
-    print(f'the wrapper adds {added:.2f} us ({added / (python - bare):.2f} of what the Python middleware adds); bar 5 us: '
-          f'{"missed" if added > 5 else "met"}')
-    print(f'own estimate of hook CPU: {status["hook_cpu"]:.3f} s in {status["hooks"]} hooks, '
-          f'{status["admitted"]} actions admitted, denied {status["denied"]}')
+    print(
+        f'the wrapper adds {added:.2f} us ({added / (python - bare):.2f} of what the Python middleware adds); '
+        f'bar 5 us: {"missed" if added > 5 else "met"}'
+    )
+    print(
+        f'own estimate of hook CPU: {status["hook_cpu"]:.3f} s in {status["hooks"]} hooks, '
+        f'{status["admitted"]} actions admitted, denied {status["denied"]}'
+    )
     return 1 if added > 5 else 0
 
 

@@ -28,8 +28,8 @@ bool limits_alive(uint64_t now_ns);
 bool limits_passthrough(void);
 
 /**
- * The whole set. `*generation` is that of what `out` already holds (0: nothing); nothing is read where it is still the
- * current one. False if there is none.
+ * The whole set. `*generation` is that of what `out` already holds (0: nothing); nothing is read where it is
+ * still the current one. False if there is none.
  */
 bool limits_rates(struct rates *out, uint64_t *generation);
 

@@ -4,10 +4,10 @@
 #include <string.h>
 
 enum {
-    SLACK = 512,                   /* bytes gathered above the top of the data stack that was seen last */
-    CHUNK_MOST = 64 << 10,         /* gathered of a chunk; frames beyond (huge ones) are gathered singly */
-    CHUNK_MOST_EVER = 1 << 28,     /* no chunk is larger */
-    IDLE_MOST = 16,                /* reads after which a single frame is not gathered any more */
+    SLACK = 512,               /* bytes gathered above the top of the data stack that was seen last */
+    CHUNK_MOST = 64 << 10,     /* gathered of a chunk; frames beyond (huge ones) are gathered singly */
+    CHUNK_MOST_EVER = 1 << 28, /* no chunk is larger */
+    IDLE_MOST = 16,            /* reads after which a single frame is not gathered any more */
     CHAIN_MOST = 256,          /* frames followed at first sight */
     TSTATE_BYTES = TSTATE_END - TSTATE_FIRST,
     LEAST_ADDRESS = 4096,

@@ -380,7 +380,7 @@ def test_attributes_of_the_application_are_still_there():
     wrapped = profilomatic.wsgi.wrap(app)
     assert wrapped.config == {'a': 1} and wrapped.application is app
     with pytest.raises(AttributeError):
-        wrapped.nothing
+        _ = wrapped.nothing
     with pytest.raises(TypeError, match='callable'):
         profilomatic.wsgi.wrap(3)
 
@@ -426,7 +426,7 @@ def test_requests_leave_no_objects_behind():
 
 
 def test_exit_while_an_action_is_open_is_quick_and_clean(tmp_path):
-    script = textwrap.dedent('''
+    script = textwrap.dedent("""
         import sys, threading, time
         import profilomatic
         profilomatic.configure(max_actions_per_run=0)
@@ -439,7 +439,7 @@ def test_exit_while_an_action_is_open_is_quick_and_clean(tmp_path):
         time.sleep(1)
         with profilomatic.action('open'):
             sys.exit(4)
-    ''')
+    """)
     with tempfile.TemporaryDirectory(prefix='pom-test-', dir='/dev/shm') as directory:
         start = time.monotonic()
         done = subprocess.run(

@@ -65,6 +65,7 @@ def application(environ, start_response):
         raise RuntimeError('planted failure')
     if path == '/pid':
         import os
+
         start_response('200 OK', [('Content-Type', 'text/plain')])
         return [str(os.getpid()).encode()]
     start_helpers()

@@ -1,4 +1,4 @@
-"""What the system tests share: starting a real server under `profilomatic run`, loading it, and looking at it from outside."""
+"""What the system tests share: a real server under `profilomatic run`, load on it, and a look at it from outside."""
 
 import json
 import os
@@ -46,14 +46,22 @@ def wait_for_port(port, process, seconds=20):
 
 
 def load(port, seconds, threads, *paths):
-    out = subprocess.run([sys.executable, str(HERE / 'load.py'), str(port), str(seconds), str(threads), *paths],
-                         check=True, capture_output=True, text=True, timeout=seconds + 90).stdout
+    out = subprocess.run(
+        [sys.executable, str(HERE / 'load.py'), str(port), str(seconds), str(threads), *paths],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=seconds + 90,
+    ).stdout
     return json.loads(out)
 
 
 def start_load(port, seconds, threads, *paths):
-    return subprocess.Popen([sys.executable, str(HERE / 'load.py'), str(port), str(seconds), str(threads), *paths],
-                            stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, str(HERE / 'load.py'), str(port), str(seconds), str(threads), *paths],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def children(pid):
@@ -114,7 +122,9 @@ class Profiled:
         environ.pop('PYTHONPATH', None)
         environ.update(env or {})
         with open(self.stderr_path, 'wb') as err, open(self.stdout_path, 'wb') as out:
-            self.process = subprocess.Popen(full, stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd, env=environ)
+            self.process = subprocess.Popen(
+                full, stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd, env=environ
+            )
 
     @property
     def stderr(self):
@@ -161,7 +171,9 @@ class Profiled:
         raise AssertionError('no process below has PROFILOMATIC_DIR')
 
     def status(self):
-        out = subprocess.run([str(COMMAND), 'status', '--json', '--directory', self.directory()], capture_output=True, text=True)
+        out = subprocess.run(
+            [str(COMMAND), 'status', '--json', '--directory', self.directory()], capture_output=True, text=True
+        )
         assert out.returncode == 0, out.stderr
         return json.loads(out.stdout)
 
@@ -175,7 +187,9 @@ class Profiled:
         found = []
         for pid in children(self.process.pid):
             try:
-                names = [Path(f'/proc/{pid}/task/{tid}/comm').read_text().strip() for tid in os.listdir(f'/proc/{pid}/task')]
+                names = [
+                    Path(f'/proc/{pid}/task/{tid}/comm').read_text().strip() for tid in os.listdir(f'/proc/{pid}/task')
+                ]
             except OSError:
                 continue
             if 'pom-sampler' in names:

@@ -1,7 +1,7 @@
 """A load generator: `python3 load.py PORT SECONDS THREADS PATH[=WEIGHT] ...`; prints {path: answered} as JSON.
 
-Each thread asks the next path of the weighted round, one request at a time, on a connection of its own, and counts a path
-when its answer has been read whole. It ends by itself.
+Each thread asks the next path of the weighted round, one request at a time, on a connection of its own, and counts a
+path when its answer has been read whole. It ends by itself.
 """
 
 import http.client
@@ -44,8 +44,9 @@ def main():
     until = time.monotonic() + seconds
     counts = [Counter() for _ in range(threads)]
     failures = [Counter() for _ in range(threads)]
-    workers = [threading.Thread(target=drive, args=(port, until, paths, i * 7, counts[i], failures[i]))
-               for i in range(threads)]
+    workers = [
+        threading.Thread(target=drive, args=(port, until, paths, i * 7, counts[i], failures[i])) for i in range(threads)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -1,4 +1,5 @@
-"""Whatever of ours is missing, full or killed: the application serves on, one line says what is off, nothing merged is lost."""
+"""Whatever of ours is missing, full or killed: the application serves on, one line says what is off, and what was
+merged is kept."""
 
 import json
 import os
@@ -8,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from harness import (BUILD, HERE, VENV, Profiled, action, free_port, load, start_load, wait_for_port)
+from harness import BUILD, HERE, VENV, Profiled, action, free_port, load, start_load, wait_for_port
 from test_servers import gunicorn
 
 
@@ -17,20 +18,27 @@ def ours(text):
 
 
 def serve_embedded(tmp_path, environ):
-    """gunicorn with profiling asked for in code (a private aggregator is started by the workers), loaded and stopped."""
+    """gunicorn with profiling asked for in code, so that workers start a private aggregator; loaded and stopped."""
     script = tmp_path / 'embedded.py'
-    script.write_text('''
+    script.write_text(
+        """
 import profilomatic
 from app import application as inner
 profilomatic.add_destination(profilomatic.file_destination(%r))
 application = profilomatic.wsgi.wrap(inner)
-''' % str(tmp_path / 'out.jsonl'))
+"""
+        % str(tmp_path / 'out.jsonl')
+    )
     port = free_port()
     command = gunicorn(port, '--pythonpath', str(tmp_path))[:-1] + ['embedded:application']
     err = tmp_path / 'err.txt'
     with open(err, 'wb') as out:
-        process = subprocess.Popen([str(x) for x in command], cwd=HERE, stderr=out,
-                                   env=dict(os.environ, PYTHONPATH=str(BUILD / 'python'), **environ))
+        process = subprocess.Popen(
+            [str(x) for x in command],
+            cwd=HERE,
+            stderr=out,
+            env=dict(os.environ, PYTHONPATH=str(BUILD / 'python'), **environ),
+        )
     try:
         wait_for_port(port, process)
         result = load(port, 3, 4, '/fast', '/compute')
@@ -45,7 +53,11 @@ application = profilomatic.wsgi.wrap(inner)
 
 
 def test_without_the_aggregators_binary_the_application_serves_on(tmp_path):
-    said = ours(serve_embedded(tmp_path, {'PROFILOMATIC_DIR': str(tmp_path / 'rt'), 'PROFILOMATIC_AGGREGATOR': '/no/such/binary'}))
+    said = ours(
+        serve_embedded(
+            tmp_path, {'PROFILOMATIC_DIR': str(tmp_path / 'rt'), 'PROFILOMATIC_AGGREGATOR': '/no/such/binary'}
+        )
+    )
     assert len(said) == 1, said
     assert '/no/such/binary' in said[0] and 'runs on' in said[0]
 
@@ -60,7 +72,9 @@ def test_with_shared_memory_full_the_application_serves_on(tmp_path):
     """A tmpfs of 64 KiB in a mount namespace of its own stands for a full /dev/shm."""
     small = tmp_path / 'small'
     small.mkdir()
-    made = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64k', 'pom-test', str(small)], capture_output=True, text=True)
+    made = subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', 'size=64k', 'pom-test', str(small)], capture_output=True, text=True
+    )
     if made.returncode != 0:
         pytest.skip(f'cannot mount a small tmpfs: {made.stderr.strip()}')
     try:
@@ -73,8 +87,11 @@ def test_with_shared_memory_full_the_application_serves_on(tmp_path):
 
 
 def test_run_without_the_aggregators_binary_runs_the_command(tmp_path):
-    profiled = Profiled(tmp_path, [VENV / 'python', '-c', 'print("hello"); raise SystemExit(5)'],
-                        env={'PROFILOMATIC_AGGREGATOR': '/no/such/binary'})
+    profiled = Profiled(
+        tmp_path,
+        [VENV / 'python', '-c', 'print("hello"); raise SystemExit(5)'],
+        env={'PROFILOMATIC_AGGREGATOR': '/no/such/binary'},
+    )
     assert profiled.wait() == 5
     assert profiled.stdout_path.read_text() == 'hello\n'
     assert len(ours(profiled.stderr)) == 1, profiled.stderr
@@ -124,6 +141,8 @@ def test_embedded_aggregator_starts_serves_and_goes(tmp_path):
     deadline = time.monotonic() + 15
     while directory.exists() and any(directory.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert not directory.exists() or sorted(p.name for p in directory.iterdir()) in ([], ['aggregator.log']), 'it cleans up behind itself'
+    assert not directory.exists() or sorted(p.name for p in directory.iterdir()) in ([], ['aggregator.log']), (
+        'it cleans up behind itself'
+    )
     assert out.exists() and out.stat().st_size > 0
     assert re.search(r'"action_type": ?"/compute"', out.read_text())

@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 
-from harness import (BUILD, COMMAND, HERE, Profiled, action, cpu_seconds, free_port, load, start_load, wait_for_port)
+from harness import BUILD, COMMAND, HERE, Profiled, action, cpu_seconds, free_port, load, start_load, wait_for_port
 from test_servers import gunicorn
 
 FLOOR = 0.05  # of one core, for each attached worker
@@ -108,13 +108,13 @@ def test_messages_of_profiled_actions_show_the_cap_too(tmp_path):
     port, cap = free_port(), 4
     out = tmp_path / 'messages.jsonl'
     script = tmp_path / 'capped.py'
-    script.write_text(f'''
+    script.write_text(f"""
 import profilomatic
 from app import application as inner
 profilomatic.configure(max_actions_per_run={cap})
 profilomatic.add_destination(profilomatic.file_destination({str(out)!r}))
 application = profilomatic.wsgi.wrap(inner)
-''')
+""")
     command = gunicorn(port, '--pythonpath', str(tmp_path))[:-1] + ['capped:application']
     environ = dict(os.environ, PYTHONPATH=str(BUILD / 'python'), PROFILOMATIC_DIR=str(tmp_path / 'rt'))
     # The runtime directory must be memory; a plain temporary folder works as well.
@@ -126,8 +126,10 @@ application = profilomatic.wsgi.wrap(inner)
     finally:
         process.terminate()
         process.wait(20)
-    starts = sorted(datetime.datetime.fromisoformat(json.loads(line)['start_time']).timestamp()
-                    for line in out.read_text().splitlines())
+    starts = sorted(
+        datetime.datetime.fromisoformat(json.loads(line)['start_time']).timestamp()
+        for line in out.read_text().splitlines()
+    )
     assert len(starts) >= 4 * cap
     # A second that is not aligned with the cycles can see two of them.
     for i, t in enumerate(starts):

@@ -35,7 +35,9 @@ def place(tmp_path):
     deadline = time.monotonic() + 15
     while left(directory) - {'aggregator.log'} and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert left(directory) <= {'aggregator.log'}, 'the private aggregator goes and leaves nothing but what it had to say'
+    assert left(directory) <= {'aggregator.log'}, (
+        'the private aggregator goes and leaves nothing but what it had to say'
+    )
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -63,8 +65,12 @@ def test_the_wsgi_example(place):
         while time.monotonic() < until:
             with urllib.request.urlopen('http://127.0.0.1:8000/sum') as answer:
                 assert answer.headers['X-Task-UUID'] and answer.read() == b'8999955000050000'
-        live = subprocess.run([str(BUILD / 'bin' / 'profilomatic'), 'report', '--json'], env=env, capture_output=True, text=True)
-        status = subprocess.run([str(BUILD / 'bin' / 'profilomatic'), 'status'], env=env, capture_output=True, text=True)
+        live = subprocess.run(
+            [str(BUILD / 'bin' / 'profilomatic'), 'report', '--json'], env=env, capture_output=True, text=True
+        )
+        status = subprocess.run(
+            [str(BUILD / 'bin' / 'profilomatic'), 'status'], env=env, capture_output=True, text=True
+        )
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
@@ -78,7 +84,9 @@ def test_the_wsgi_example(place):
 def test_the_eliot_example(place):
     folder, env = place
     (folder / 'example.py').write_text(example('eliot'))
-    done = subprocess.run([sys.executable, 'example.py'], cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, 'example.py'], cwd=folder, env=env, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0 and done.stderr == ''
     deadline = time.monotonic() + 10
     while not (folder / 'eliot-profile.log').exists() and time.monotonic() < deadline:
@@ -114,12 +122,44 @@ def make_authority(folder):
     def openssl(*args):
         subprocess.run(['openssl', *args], cwd=folder, check=True, capture_output=True)
 
-    openssl('req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', 'ca.key', '-out', 'ca.pem', '-days', '2',
-            '-subj', '/CN=test authority', '-addext', 'keyUsage=critical,keyCertSign,cRLSign')
-    openssl('req', '-newkey', 'rsa:2048', '-nodes', '-keyout', 'server.key', '-out', 'server.csr', '-subj', '/CN=localhost')
+    openssl(
+        'req',
+        '-x509',
+        '-newkey',
+        'rsa:2048',
+        '-nodes',
+        '-keyout',
+        'ca.key',
+        '-out',
+        'ca.pem',
+        '-days',
+        '2',
+        '-subj',
+        '/CN=test authority',
+        '-addext',
+        'keyUsage=critical,keyCertSign,cRLSign',
+    )
+    openssl(
+        'req', '-newkey', 'rsa:2048', '-nodes', '-keyout', 'server.key', '-out', 'server.csr', '-subj', '/CN=localhost'
+    )
     (folder / 'extensions').write_text('subjectAltName=DNS:localhost\n')
-    openssl('x509', '-req', '-in', 'server.csr', '-CA', 'ca.pem', '-CAkey', 'ca.key', '-CAcreateserial', '-days', '2',
-            '-extfile', 'extensions', '-out', 'server.pem')
+    openssl(
+        'x509',
+        '-req',
+        '-in',
+        'server.csr',
+        '-CA',
+        'ca.pem',
+        '-CAkey',
+        'ca.key',
+        '-CAcreateserial',
+        '-days',
+        '2',
+        '-extfile',
+        'extensions',
+        '-out',
+        'server.pem',
+    )
 
 
 @contextlib.contextmanager
@@ -140,7 +180,9 @@ def https_server(folder):
 
 def run_rest_example(folder, env, port):
     (folder / 'example.py').write_text(example('rest').replace('8443', str(port)))
-    done = subprocess.run([sys.executable, 'example.py'], cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, 'example.py'], cwd=folder, env=env, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0 and done.stderr == '', done.stderr
 
 

@@ -11,16 +11,34 @@ NUMBER = (int, float)
 KEYS = {
     'source': str,
     'window': {'start': str, 'end': str, 'seconds': NUMBER},
-    'overhead': {'ratio': NUMBER, 'budget': NUMBER, 'sampler_cpu': NUMBER, 'hook_cpu': NUMBER, 'aggregator_cpu': NUMBER,
-                 'worker_cpu': NUMBER},
+    'overhead': {
+        'ratio': NUMBER,
+        'budget': NUMBER,
+        'sampler_cpu': NUMBER,
+        'hook_cpu': NUMBER,
+        'aggregator_cpu': NUMBER,
+        'worker_cpu': NUMBER,
+    },
     'actions_per_cycle': {'cap': int, 'cycle_seconds': NUMBER, 'admitted': int, 'shed': int, 'max_in_a_cycle': int},
-    'workers': int, 'samples': int, 'dropped': int, 'actions': list,
+    'workers': int,
+    'samples': int,
+    'dropped': int,
+    'actions': list,
 }
 ACTION = {
-    'action_type': str, 'count': int, 'errors': int, 'profiled': int,
+    'action_type': str,
+    'count': int,
+    'errors': int,
+    'profiled': int,
     'latency': {'mean': NUMBER, 'p50': NUMBER, 'p90': NUMBER, 'p99': NUMBER, 'max': NUMBER},
-    'wall': NUMBER, 'cpu': NUMBER, 'native': NUMBER, 'gil_wait': NUMBER, 'blocked': NUMBER, 'runnable': NUMBER,
-    'hot': list, 'slow_because': list,
+    'wall': NUMBER,
+    'cpu': NUMBER,
+    'native': NUMBER,
+    'gil_wait': NUMBER,
+    'blocked': NUMBER,
+    'runnable': NUMBER,
+    'hot': list,
+    'slow_because': list,
 }
 HOT = {'instruction': str, 'self_time': NUMBER, 'time': NUMBER, 'share': NUMBER, 'state': str}
 BECAUSE = {'instruction': str, 'share_slow': NUMBER, 'share_typical': NUMBER, 'state': str}
@@ -119,8 +137,19 @@ def test_report_and_export_read_the_saved_file(run, tmp_path):
     for line in tool('export', path, '-F', 'classic').stdout.splitlines():
         message = json.loads(line)
         assert message['kind'] == 'profile' and message['source'] == 'web-1'
-        assert {'action_type', 'children', 'time', 'self_time', 'start_time', 'end_time', 'window_start', 'window_end', 'count',
-                'profiled', 'latency'} <= set(message)
+        assert {
+            'action_type',
+            'children',
+            'time',
+            'self_time',
+            'start_time',
+            'end_time',
+            'window_start',
+            'window_end',
+            'count',
+            'profiled',
+            'latency',
+        } <= set(message)
 
     assert tool('report', '-a', '/nothing', path).returncode == 3
     assert tool('report', '/no/such/file').returncode == 1

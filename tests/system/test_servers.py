@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import (BUILD, VENV, Profiled, action, children, free_port, leftovers, load, planted, wait_for_port)
+from harness import BUILD, VENV, Profiled, action, children, free_port, leftovers, load, planted, wait_for_port
 
 SECONDS = 20 if os.environ.get('POM_LONG') else 12
 PATHS = ('/compute=2', '/wait=2', '/lock=2', '/fast=6', '/item/1234')
@@ -28,8 +28,11 @@ def debian_uwsgi(port):
 
 
 def built_for_debian():
-    suffix = subprocess.run(['/usr/bin/python3', '-c', 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))'],
-                            capture_output=True, text=True).stdout.strip()
+    suffix = subprocess.run(
+        ['/usr/bin/python3', '-c', 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))'],
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
     return (BUILD / 'python' / 'profilomatic' / f'_runtime{suffix}').exists()
 
 
@@ -76,7 +79,11 @@ def test_every_worker_every_request_and_the_planted_lines(server, tmp_path):
     assert set(contributors) == set(workers) and all(contributors.values()), contributors
 
     file = 'app.py'
-    for name, function, states in (('compute', 'compute', {'cpu', 'runnable'}), ('wait', 'wait', {'blocked'}), ('lock', 'contend', {'blocked'})):
+    for name, function, states in (
+        ('compute', 'compute', {'cpu', 'runnable'}),
+        ('wait', 'wait', {'blocked'}),
+        ('lock', 'contend', {'blocked'}),
+    ):
         row = action(report, f'/{name}')
         if server == 'uwsgi-debian' and name == 'lock':
             continue  # without threads nobody holds the lock between requests
@@ -88,7 +95,11 @@ def test_every_worker_every_request_and_the_planted_lines(server, tmp_path):
         assert line == wanted or (name == 'compute' and line == wanted - 1), (server, row['hot'][:3])
         assert hot['state'] in states, (server, row['hot'][:3])
     assert leftovers() == before, 'no shared memory is left behind'
-    assert not [p for p in children(os.getpid()) if b'profilomatic' in b' '.join(Path(f'/proc/{p}/cmdline').read_bytes().split(b'\0'))]
+    assert not [
+        p
+        for p in children(os.getpid())
+        if b'profilomatic' in b' '.join(Path(f'/proc/{p}/cmdline').read_bytes().split(b'\0'))
+    ]
     assert 'slow' in profiled.stderr or '/compute' in profiled.stderr, 'the text report went to stderr'
 
 

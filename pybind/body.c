@@ -1,0 +1,236 @@
+/*
+ * What a server gets in place of the application's iterable: a body that passes everything through and ends
+ * the action at close() (PEP 3333), or the application's file wrapper itself with a hook at its close().
+ */
+#include "pybind/wsgi.h"
+
+struct body {
+    PyObject_HEAD struct request *request;
+    PyObject *iterable; /* what the application returned */
+    PyObject *iterator; /* made at the first step */
+};
+
+struct closer {
+    PyObject_HEAD struct request *request;
+    PyObject *close; /* the file wrapper's own, or NULL */
+};
+
+static PyObject *next_of_body(PyObject *object)
+{
+    struct body *self = (struct body *)object;
+    if (self->iterator == NULL) {
+        if (self->iterable == NULL)
+            return NULL;
+        self->iterator = PyObject_GetIter(self->iterable);
+        if (self->iterator == NULL) {
+            self->request->error = true;
+            return NULL;
+        }
+    }
+    PyObject *item = Py_TYPE(self->iterator)->tp_iternext(self->iterator);
+    if (item == NULL && PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_StopIteration))
+        self->request->error = true;
+    return item;
+}
+
+/* Call the close() of `object` if it has one. New reference to None, or NULL with the exception it raised. */
+static PyObject *close_it(PyObject *object, PyObject *name)
+{
+    PyObject *close = PyObject_GetAttr(object, name);
+    if (close == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError))
+            return NULL;
+        PyErr_Clear();
+        Py_RETURN_NONE;
+    }
+    PyObject *result = PyObject_CallNoArgs(close);
+    Py_DECREF(close);
+    return result;
+}
+
+static PyObject *close_body(PyObject *object, PyObject *unused)
+{
+    struct body *self = (struct body *)object;
+    PyObject *iterable = self->iterable;
+    if (iterable == NULL)
+        Py_RETURN_NONE;
+    self->iterable = NULL;
+    Py_CLEAR(self->iterator);
+    PyObject *result = close_it(iterable, self->request->state->str_close);
+    if (result == NULL)
+        self->request->error = true;
+    request_finish(self->request);
+    Py_DECREF(iterable);
+    return result;
+}
+
+/* Servers take len() == 1 as a sign that the body is complete; where the application's iterable has no
+ * length, there is none here either (TypeError, as for any object without one). */
+static Py_ssize_t length_of_body(PyObject *object)
+{
+    struct body *self = (struct body *)object;
+    if (self->iterable == NULL)
+        return 0;
+    return PyObject_Size(self->iterable);
+}
+
+static int traverse_body(PyObject *object, visitproc visit, void *arg)
+{
+    struct body *self = (struct body *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT((PyObject *)self->request);
+    Py_VISIT(self->iterable);
+    Py_VISIT(self->iterator);
+    return 0;
+}
+
+static int clear_body(PyObject *object)
+{
+    struct body *self = (struct body *)object;
+    Py_CLEAR(self->iterator);
+    Py_CLEAR(self->iterable);
+    Py_CLEAR(self->request);
+    return 0;
+}
+
+static void dealloc_body(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    clear_body(object);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyMethodDef body_methods[] = {
+    {"close", close_body, METH_NOARGS, "close()\n--\n\nClose the application's iterable and end the action."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot body_slots[] = {
+    {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, next_of_body},
+    {Py_sq_length, length_of_body},  {Py_tp_methods, body_methods},
+    {Py_tp_traverse, traverse_body}, {Py_tp_clear, clear_body},
+    {Py_tp_dealloc, dealloc_body},   {0, NULL},
+};
+
+static PyType_Spec body_spec = {
+    .name = "profilomatic._runtime.Body",
+    .basicsize = sizeof(struct body),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = body_slots,
+};
+
+/* ---- file wrappers ------------------------------------------------------------------------------------- */
+
+static PyObject *call_closer(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    struct closer *self = (struct closer *)object;
+    PyObject *result = self->close != NULL ? PyObject_Call(self->close, args, kwargs) : Py_NewRef(Py_None);
+    if (result == NULL)
+        self->request->error = true;
+    request_finish(self->request);
+    return result;
+}
+
+static int traverse_closer(PyObject *object, visitproc visit, void *arg)
+{
+    struct closer *self = (struct closer *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT((PyObject *)self->request);
+    Py_VISIT(self->close);
+    return 0;
+}
+
+static int clear_closer(PyObject *object)
+{
+    struct closer *self = (struct closer *)object;
+    Py_CLEAR(self->close);
+    Py_CLEAR(self->request);
+    return 0;
+}
+
+static void dealloc_closer(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    clear_closer(object);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static PyType_Slot closer_slots[] = {
+    {Py_tp_call, call_closer},
+    {Py_tp_traverse, traverse_closer},
+    {Py_tp_clear, clear_closer},
+    {Py_tp_dealloc, dealloc_closer},
+    {0, NULL},
+};
+
+static PyType_Spec closer_spec = {
+    .name = "profilomatic._runtime.Closer",
+    .basicsize = sizeof(struct closer),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = closer_slots,
+};
+
+/* Where file_wrapper is a class, its instances; where it is a function (uWSGI), what it returns has a
+ * descriptor. */
+static bool is_file_wrapper(struct request *request, PyObject *result)
+{
+    PyObject *wrapper = request->environ != NULL
+                            ? PyDict_GetItemWithError(request->environ, request->state->str_file_wrapper)
+                            : NULL;
+    if (wrapper == NULL || PyList_CheckExact(result) || PyTuple_CheckExact(result))
+        return false;
+    if (PyType_Check(wrapper))
+        return PyObject_TypeCheck(result, (PyTypeObject *)wrapper);
+    return PyObject_HasAttrString(result, "fileno");
+}
+
+/* Leave the file wrapper as it is, but learn of its close(). Where that cannot be, the action ends here. */
+static void hook_close(struct request *request, PyObject *result)
+{
+    PyTypeObject *type = request->state->closer_type;
+    struct closer *closer = (struct closer *)type->tp_alloc(type, 0);
+    if (closer != NULL) {
+        closer->request = (struct request *)Py_NewRef((PyObject *)request);
+        closer->close = PyObject_GetAttr(result, request->state->str_close);
+        if (closer->close == NULL)
+            PyErr_Clear();
+        if (PyObject_SetAttr(result, request->state->str_close, (PyObject *)closer) == 0) {
+            Py_DECREF(closer);
+            return;
+        }
+        Py_DECREF(closer);
+    }
+    PyErr_Clear();
+    request_finish(request);
+}
+
+PyObject *body_of(struct request *request, PyObject *result)
+{
+    if (is_file_wrapper(request, result)) {
+        hook_close(request, result);
+        return result;
+    }
+    PyTypeObject *type = request->state->body_type;
+    struct body *body = (struct body *)type->tp_alloc(type, 0);
+    if (body == NULL) {
+        PyErr_Clear();
+        request_finish(request);
+        return result;
+    }
+    body->request = (struct request *)Py_NewRef((PyObject *)request);
+    body->iterable = result;
+    return (PyObject *)body;
+}
+
+int body_add_types(PyObject *module, struct module_state *state)
+{
+    state->body_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &body_spec, NULL);
+    state->closer_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &closer_spec, NULL);
+    return state->body_type == NULL || state->closer_type == NULL ? -1 : 0;
+}
