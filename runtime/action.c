@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "runtime/limits.h"
+#include "runtime/notice.h"
 #include "runtime/sampler.h"
 #include "runtime/types.h"
 #include "runtime/worker.h"
@@ -145,6 +146,7 @@ static bool admit(struct action *action, uint32_t hash)
 {
     struct worker_page *page = worker.segment.worker;
     uint32_t stratum = types_stratum(hash);
+    notice_print_deferred();
     counter_add(&page->seen[stratum], 1);
     if (take_slot() == NO_SLOT) {
         counter_add(&page->denied[DENIED_NO_SLOT], 1);

@@ -46,20 +46,54 @@ static bool first_in_group(enum notice kind)
     return !taken;
 }
 
-void notice_once(enum notice kind, const char *format, ...)
+static void say(enum notice kind, const char *text)
 {
+    char line[768];
     uint32_t bit = UINT32_C(1) << kind;
     if ((atomic_fetch_or_explicit(bits, bit, memory_order_relaxed) & bit) || !first_in_group(kind))
         return;
-    char line[768];
-    int used = snprintf(line, sizeof line, "profilomatic: ");
-    va_list arguments;
-    va_start(arguments, format);
-    used += vsnprintf(line + used, sizeof line - (size_t)used - 1, format, arguments);
-    va_end(arguments);
-    if (used > (int)sizeof line - 2)
-        used = (int)sizeof line - 2;
-    line[used++] = '\n';
+    int used = snprintf(line, sizeof line, "profilomatic: %s\n", text);
+    if (used > (int)sizeof line - 1) {
+        used = (int)sizeof line - 1;
+        line[used - 1] = '\n';
+    }
     if (write(STDERR_FILENO, line, (size_t)used) < 0)
         return; /* nowhere to say it */
+}
+
+void notice_once(enum notice kind, const char *format, ...)
+{
+    char text[720];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    say(kind, text);
+}
+
+/* One deferred text: the sampler writes it while `full` is 0 and sets it last; whoever prints it resets it.
+ */
+static struct {
+    _Atomic uint32_t full; /* 0: empty; else the kind + 1 */
+    char text[720];
+} deferred;
+
+void notice_defer(enum notice kind, const char *format, ...)
+{
+    if (atomic_load_explicit(&deferred.full, memory_order_acquire) != 0)
+        return;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(deferred.text, sizeof deferred.text, format, arguments);
+    va_end(arguments);
+    atomic_store_explicit(&deferred.full, (uint32_t)kind + 1, memory_order_release);
+}
+
+void notice_print_deferred(void)
+{
+    uint32_t full = atomic_load_explicit(&deferred.full, memory_order_acquire);
+    if (full == 0)
+        return;
+    say((enum notice)(full - 1), deferred.text);
+    atomic_store_explicit(&deferred.full, 0, memory_order_release);
 }

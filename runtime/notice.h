@@ -16,7 +16,17 @@ enum notice {
 /** Set up the memory that forked processes share. Call when the extension is loaded. */
 void notice_open(void);
 
-/** Print "profilomatic: <text>\n", unless this kind was printed before. Any thread; takes no lock. */
+/** Print "profilomatic: <text>\n", unless this kind was printed before. Any thread of the application's;
+ * takes no lock. */
 void notice_once(enum notice kind, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/**
+ * The sampler's way: it has no stderr of its own. The text is kept and printed by the next
+ * notice_print_deferred; of several only the first.
+ */
+void notice_defer(enum notice kind, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/** Print what was deferred, if anything. A load when there is nothing. */
+void notice_print_deferred(void);
 
 #endif

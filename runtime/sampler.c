@@ -2,6 +2,7 @@
 #include "runtime/sampler.h"
 
 #include <errno.h>
+#include <linux/close_range.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
@@ -174,8 +175,8 @@ static void look_for_aggregator(void)
     if (settings->aggregator[0] != '\0' && !spawn_is_served(settings->directory) && may_spawn(start)) {
         rc = spawn_aggregator(settings->aggregator, settings->directory);
         if (rc != 0) {
-            notice_once(NOTICE_NO_AGGREGATOR, "nothing is profiled, the application runs on: %s",
-                        fault_text());
+            notice_defer(NOTICE_NO_AGGREGATOR, "nothing is profiled, the application runs on: %s",
+                         fault_text());
             return;
         }
     }
@@ -186,8 +187,9 @@ static void look_for_aggregator(void)
         sleep_until(now + pause);
         pause = pause < 100 * 1000 * 1000 ? 2 * pause : pause;
     }
-    notice_once(NOTICE_NO_AGGREGATOR, "nothing is profiled, the application runs on: no aggregator serves %s",
-                settings->directory);
+    notice_defer(NOTICE_NO_AGGREGATOR,
+                 "nothing is profiled, the application runs on: no aggregator serves %s",
+                 settings->directory);
 }
 
 /* ---- sampling ------------------------------------------------------------------------------------------ */
@@ -390,9 +392,14 @@ static void *sampler_main(void *unused)
     prctl(PR_SET_NAME, "pom-sampler", 0, 0, 0);
     atomic_store(&sampler.tid, (uint32_t)syscall(SYS_gettid));
     atomic_store(&worker.segment.worker->sampler_tid, atomic_load(&sampler.tid));
+    /* A descriptor table of our own, empty: the application never sees our scratch, cannot close it by
+     * mistake, and nothing that it has open stays open because of us. Where the kernel refuses, the scratch
+     * is checked at each use. */
+    bool own_table = syscall(SYS_close_range, 0u, ~0u, CLOSE_RANGE_UNSHARE) == 0;
     int rc = copy_open(&w->copy);
+    w->copy.own_table = own_table;
     if (rc != 0)
-        notice_once(NOTICE_NO_SAMPLER, "actions are counted, but no stack is sampled: %s", fault_text());
+        notice_defer(NOTICE_NO_SAMPLER, "actions are counted, but no stack is sampled: %s", fault_text());
     atomic_store(&sampler.look, 1);
     while (atomic_load(&sampler.stop) == 0 && !reader_finalizing()) {
         if (atomic_load(&sampler.look) != 0)

@@ -130,7 +130,7 @@ ssize_t copy_gather(struct copy *copy, const struct iovec *pieces, int count)
         long got = syscall(SYS_process_vm_readv, getpid(), &local, 1UL, pieces, (unsigned long)count, 0UL);
         return got >= 0 ? got : errno == EFAULT ? 0 : -errno;
     }
-    if (!scratch_is_ours(copy))
+    if (!copy->own_table && !scratch_is_ours(copy))
         return -EBADF;
     long got = syscall(SYS_pwritev, copy->fd, pieces, (unsigned long)count, 0UL, 0UL);
     return got >= 0 ? got : errno == EFAULT ? 0 : -errno;

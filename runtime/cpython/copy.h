@@ -28,6 +28,8 @@ struct copy {
     dev_t device;   /* identity of the memfd, so that a descriptor the application closed and reused */
     ino_t inode;    /*   is noticed and never written to */
     bool readv;     /* use process_vm_readv */
+    bool own_table; /* set by the user: its thread has a descriptor table of its own, nobody else can close
+                       the scratch */
 };
 
 /** Make the scratch. 0, or -errno with fault_text() when neither way works. Keeps at most one descriptor. */
