@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from harness import BUILD, ROOT, wait_for_port
+from harness import BUILD, ROOT, free_port, wait_for_port
 
 
 def example(name):
@@ -51,19 +50,14 @@ def messages(path):
 
 def test_the_wsgi_example(place):
     folder, env = place
-    with contextlib.closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(('127.0.0.1', 8000))
-        except OSError:
-            pytest.skip('port 8000 is taken')
-    (folder / 'example.py').write_text(example('wsgi'))
+    port = free_port()
+    (folder / 'example.py').write_text(example('wsgi').replace('8000', str(port)))
     process = subprocess.Popen([sys.executable, 'example.py'], cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for_port(8000, process)
+        wait_for_port(port, process)
         until = time.monotonic() + 4
         while time.monotonic() < until:
-            with urllib.request.urlopen('http://127.0.0.1:8000/sum') as answer:
+            with urllib.request.urlopen(f'http://127.0.0.1:{port}/sum') as answer:
                 assert answer.headers['X-Task-UUID'] and answer.read() == b'8999955000050000'
         live = subprocess.run(
             [str(BUILD / 'bin' / 'profilomatic'), 'report', '--json'], env=env, capture_output=True, text=True
