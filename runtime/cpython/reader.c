@@ -131,6 +131,7 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
     out->count = out->flags = out->retries = 0;
     bool taken = false;
     uint64_t deaths = 0;
+    uintptr_t gap = 0; /* of the snapshot before */
     for (int invalid = 0, gathers = 0; invalid <= RETRIES && gathers < GATHERS; gathers++) {
         out->retries = (uint32_t)gathers;
         deaths = codes_begin();
@@ -163,7 +164,9 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
                 walked = WALK_VALID;
             }
         }
-        if (walked == WALK_VALID && !any_died(out, deaths)) {
+        bool confirmed = snapshot.gap == 0 || snapshot.gap == gap;
+        gap = snapshot.gap;
+        if (walked == WALK_VALID && confirmed && !any_died(out, deaths)) {
             snapshot_settle(&snapshot);
             return out->count != 0;
         }

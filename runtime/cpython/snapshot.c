@@ -8,7 +8,7 @@ enum {
     CHUNK_MOST = 64 << 10,     /* gathered of a chunk; frames beyond (huge ones) are gathered singly */
     CHUNK_MOST_EVER = 1 << 28, /* no chunk is larger */
     IDLE_MOST = 16,            /* reads after which a single frame is not gathered any more */
-    CHAIN_MOST = 256,          /* frames followed at first sight */
+    CHAIN_MOST = 4096,         /* frames followed when one is seen for the first time */
     TSTATE_BYTES = TSTATE_END - TSTATE_FIRST,
     LEAST_ADDRESS = 4096,
 };
@@ -154,6 +154,8 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
         return GONE;
     snapshot->thread = thread;
     snapshot->prediction = p;
+    snapshot->gap = 0;
+    snapshot->frames = p->frames;
     memset(snapshot->used, 0, sizeof snapshot->used);
 
     struct plan plan = {.next = copy->bytes};
@@ -171,9 +173,11 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
         snapshot->chunk[k] = fits ? name(&plan, p->chunk[k], p->chunk_used[k]) : NULL;
         snapshot->chunk_bytes[k] = p->chunk_used[k];
     }
-    for (int i = 0; i < p->frames; i++)
+    for (int i = 0; i < p->frames; i++) {
+        snapshot->frame_at[i] = p->frame[i];
         snapshot->frame[i] =
             name(&plan, p->frame[i] - FRAME_PREFIX, FRAME_PREFIX + FRAME_HEAD) + FRAME_PREFIX;
+    }
     snapshot->tstate = name(&plan, thread->tstate + TSTATE_FIRST, TSTATE_BYTES);
 
     ssize_t got = copy_gather(copy, plan.pieces, plan.count);
@@ -203,59 +207,61 @@ static int chunk_around(struct copy *copy, const struct reader_prediction *p, ui
     return -1;
 }
 
-enum outcome snapshot_learn(const struct snapshot *snapshot, struct copy *copy, uintptr_t address)
+/* A frame on the data stack is missing: it lies beyond what was gathered of its chunk, or on a chunk not
+ * known. */
+static enum outcome learn_on_chunk(const struct snapshot *snapshot, struct copy *copy, uintptr_t address)
 {
     struct reader_prediction *p = snapshot->prediction;
-    for (int hop = 0; hop < CHAIN_MOST; hop++) {
-        if (address < LEAST_ADDRESS || address % sizeof(void *) != 0)
-            return hop == 0 ? GARBAGE : AGAIN;
-        uint64_t size;
-        int k = chunk_around(copy, p, address, &size);
-        if (k >= 0) {
-            if (hop > 0) { /* the known part of the stack is reached; more may be missing below it */
-                if (!copy_piece(copy, address + offsetof(_PyInterpreterFrame, previous), &address,
-                                sizeof address) ||
-                    address == 0)
-                    return AGAIN;
-                continue;
-            }
-            uint64_t wanted = (uint64_t)(address - p->chunk[k]) + FRAME_HEAD;
-            if (wanted <= p->chunk_used[k])
-                return BEYOND; /* it was named to be gathered, but there was no room */
-            if (wanted <= chunk_part(wanted + SLACK, size))
-                p->chunk_used[k] = chunk_part(wanted + SLACK, size);
-            else
-                remember(p->frame, p->frame_idle, &p->frames, READER_OFF_CHUNK, address);
+    uint64_t size, wanted;
+    int k = chunk_around(copy, p, address, &size);
+    if (k < 0) {
+        if (!list_chunks(copy, snapshot->thread, p))
+            return GONE;
+        if (chunk_around(copy, p, address, &size) >= 0)
             return AGAIN;
-        }
-        _PyInterpreterFrame head;
-        const _PyInterpreterFrame *frame = &head;
-        if (!copy_piece(copy, address, &head, FRAME_HEAD))
-            return hop == 0 ? GARBAGE : AGAIN;
-        if (frame->owner == FRAME_OWNED_BY_THREAD) {
-            if (hop > 0)
-                return AGAIN;
-            if (!list_chunks(copy, snapshot->thread, p))
-                return GONE;
-            if (chunk_around(copy, p, address, &size) >= 0)
-                return AGAIN;
-            return p->cut ? BEYOND : GARBAGE;
-        }
-        if (frame->owner != FRAME_OWNED_BY_GENERATOR && !frame_is_entry(frame))
-            return hop == 0 ? GARBAGE : AGAIN;
-        remember(p->frame, p->frame_idle, &p->frames, READER_OFF_CHUNK, address);
-        address = (uintptr_t)frame->previous;
-        if (address == 0)
-            return AGAIN;
+        return p->cut ? BEYOND : GARBAGE;
     }
+    wanted = (uint64_t)(address - p->chunk[k]) + FRAME_HEAD;
+    if (wanted <= p->chunk_used[k])
+        return BEYOND; /* it was named to be gathered, but there was no room */
+    if (wanted <= chunk_part(wanted + SLACK, size))
+        p->chunk_used[k] = chunk_part(wanted + SLACK, size);
+    else
+        remember(p->frame, p->frame_idle, &p->frames, READER_OFF_CHUNK, address);
     return AGAIN;
+}
+
+enum outcome snapshot_learn(struct snapshot *snapshot, struct copy *copy, uintptr_t address)
+{
+    struct reader_prediction *p = snapshot->prediction;
+    bool learned = false;
+    for (int hop = 0; hop < CHAIN_MOST && address >= LEAST_ADDRESS && address % sizeof(void *) == 0; hop++) {
+        /* What was gathered costs nothing to look at again. */
+        int k = snapshot_chunk_of(snapshot, address, -1);
+        const uint8_t *copied = snapshot_frame(snapshot, address, k);
+        _PyInterpreterFrame head;
+        const _PyInterpreterFrame *frame = (const _PyInterpreterFrame *)(const void *)copied;
+        if (copied == NULL) {
+            if (k < 0 && !copy_piece(copy, address, &head, FRAME_HEAD))
+                break;
+            if (k >= 0 || head.owner == FRAME_OWNED_BY_THREAD)
+                return learned ? AGAIN : learn_on_chunk(snapshot, copy, address);
+            if (head.owner != FRAME_OWNED_BY_GENERATOR && !frame_is_entry(&head))
+                break;
+            remember(p->frame, p->frame_idle, &p->frames, READER_OFF_CHUNK, address);
+            learned = true;
+            frame = &head;
+        }
+        address = (uintptr_t)frame->previous;
+    }
+    return learned ? AGAIN : GARBAGE;
 }
 
 void snapshot_settle(const struct snapshot *snapshot)
 {
     struct reader_prediction *p = snapshot->prediction;
     for (int i = p->frames - 1; i >= 0; i--) {
-        if (snapshot->used[i])
+        if (i < snapshot->frames && snapshot->used[i])
             p->frame_idle[i] = 0;
         else if (++p->frame_idle[i] > IDLE_MOST)
             drop(p->frame, p->frame_idle, &p->frames, i);

@@ -24,10 +24,13 @@ struct snapshot {
     const struct reader_thread *thread;
     struct reader_prediction *prediction;
     uintptr_t leaf;                      /* 0: the thread runs no Python code */
+    uintptr_t gap;                       /* the frame above dying ones that a walk met; 0: none */
     bool used[READER_OFF_CHUNK];         /* frame[i] was part of the walk */
     const uint8_t *chunk[READER_CHUNKS]; /* copies; NULL: not gathered */
     uint32_t chunk_bytes[READER_CHUNKS];
-    const uint8_t *frame[READER_OFF_CHUNK]; /* each with FRAME_PREFIX bytes before it */
+    int frames;
+    uintptr_t frame_at[READER_OFF_CHUNK];   /* the single frames that were gathered */
+    const uint8_t *frame[READER_OFF_CHUNK]; /* their copies, each with FRAME_PREFIX bytes before it */
     const uint8_t *tstate;                  /* from TSTATE_FIRST to TSTATE_END */
 };
 
@@ -39,7 +42,7 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
  * The walk met a frame that the snapshot lacks: find out where it lies and predict it, and with it every
  * other such frame between it and the root, so that a stack with many C calls in it is known after one look.
  */
-enum outcome snapshot_learn(const struct snapshot *snapshot, struct copy *copy, uintptr_t address);
+enum outcome snapshot_learn(struct snapshot *snapshot, struct copy *copy, uintptr_t address);
 
 /** The snapshot made a valid stack: drop predictions that have gone stale and follow the top of the data
  * stack. */
@@ -78,8 +81,8 @@ static inline const uint8_t *snapshot_frame(struct snapshot *snapshot, uintptr_t
         if (snapshot->chunk_bytes[k] >= FRAME_HEAD && offset <= snapshot->chunk_bytes[k] - FRAME_HEAD)
             return snapshot->chunk[k] + offset;
     }
-    for (int i = 0; i < p->frames; i++) {
-        if (p->frame[i] == address) {
+    for (int i = 0; i < snapshot->frames; i++) {
+        if (snapshot->frame_at[i] == address) {
             snapshot->used[i] = true;
             return snapshot->frame[i];
         }

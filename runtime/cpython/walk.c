@@ -54,27 +54,36 @@ static bool follows(struct snapshot *snapshot, struct copy *copy, uintptr_t at, 
                     int k_child)
 {
     const struct reader_prediction *p = snapshot->prediction;
-    for (int gap = 0; gap <= GAP_MOST; gap++) {
-        if (at == child)
+    uintptr_t gap[GAP_MOST];
+    for (int n = 0;;) {
+        if (at == child) {
+            if (n > 0)
+                snapshot->gap = child;
             return true;
+        }
         if (k < k_child &&
             at == p->chunk[k] + CHUNK_HEAD + snapshot_chunk(snapshot, k)->top * sizeof(void *)) {
             if (snapshot->chunk[k + 1] == NULL ||
                 (uintptr_t)snapshot_chunk(snapshot, k + 1)->previous != p->chunk[k])
                 return false;
             at = p->chunk[++k] + CHUNK_HEAD;
-            gap--;
             continue;
         }
-        if (k > k_child || (k == k_child && at > child))
-            return false;
         const uint8_t *copied = snapshot_frame(snapshot, at, k);
         struct seen dying;
-        if (copied == NULL || !look(copy, copied, &dying) || dying.frame->owner != FRAME_OWNED_BY_THREAD)
+        if (k > k_child || (k == k_child && at > child) || n == GAP_MOST || copied == NULL ||
+            !look(copy, copied, &dying) || dying.frame->owner != FRAME_OWNED_BY_THREAD ||
+            dying.frame->stacktop < 0)
             return false;
+        /* A frame that runs has no stack top noted; one that was called by another of the gap runs as well.
+         */
+        for (int i = 0; i < n; i++) {
+            if ((uintptr_t)dying.frame->previous == gap[i])
+                return false;
+        }
+        gap[n++] = at;
         at += dying.frame_bytes;
     }
-    return false;
 }
 
 /* Is `bottom` on chunk `k` the thread's first frame? The root chunk keeps its first word free. */
@@ -113,10 +122,10 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
         struct seen seen;
         if (!look(copy, copied, &seen))
             return WALK_INVALID;
-        /* A frame that has not come beyond its first instruction can have been interrupted, but cannot have
-         * called. */
-        if (at != snapshot->leaf && !from_c && !seen.code->internal &&
-            (!seen.complete || seen.instruction <= seen.code->first_traceable))
+        /* A frame that has not begun cannot have called; one at its first instruction can have been
+         * interrupted. */
+        if (at != snapshot->leaf && !seen.code->internal &&
+            (!seen.complete || (!from_c && seen.instruction <= seen.code->first_traceable)))
             return WALK_INVALID;
         from_c = frame_enters_from_c(frame);
         if (frame->owner == FRAME_OWNED_BY_THREAD) {

@@ -3,7 +3,9 @@
  *
  * Frames on the data stack lie end to end, each as large as its code object says. What may stand between a
  * frame and its caller there: frames that have returned but whose locals are still being destroyed (their
- * destructors run Python code above them), which tile the gap; and, where a chunk ends, the rest of it.
+ * destructors run Python code above them), which tile the gap; and, where a chunk ends, the rest of it. A
+ * frame that returned a moment ago looks like a dying one, so a stack with such a gap is believed only if the
+ * next snapshot has it too.
  */
 #ifndef RUNTIME_CPYTHON_WALK_H
 #define RUNTIME_CPYTHON_WALK_H
