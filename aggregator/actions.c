@@ -22,8 +22,9 @@ void actions_close(struct actions *actions)
 
 static uint32_t *bucket_of(struct actions *actions, uint32_t worker, uint64_t serial)
 {
-    uint64_t h = (serial * UINT64_C(0x9e3779b97f4a7c15)) ^ ((uint64_t)worker << 32);
-    return &actions->bucket[(h ^ (h >> 40)) % ACTIONS_BUCKETS];
+    /* Serials of different workers are alike, so the worker must tell too. */
+    uint64_t h = (serial + ((uint64_t)worker << 40)) * UINT64_C(0x9e3779b97f4a7c15);
+    return &actions->bucket[(h ^ (h >> 29)) >> 32 & (ACTIONS_BUCKETS - 1)];
 }
 
 uint32_t actions_find(const struct actions *actions, uint32_t worker, uint64_t serial)

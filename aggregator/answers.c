@@ -41,9 +41,7 @@ static char *text_of(json_t *json)
 
 static json_t *error_json(const char *format, const char *what)
 {
-    char text[512];
-    snprintf(text, sizeof text, format, what);
-    return json_pack("{s:s}", "error", text);
+    return json_pack("{s:o}", "error", json_sprintf(format, what));
 }
 
 /* ---- report ------------------------------------------------------------------------------------------ */
@@ -55,7 +53,7 @@ static struct report_facts facts_of(const struct pool *pool)
         .max_overhead = pool->asked.max_overhead,
         .cap = pool->asked.cap,
         .cycle_ms = POOL_CYCLE_NS / 1000000,
-        .max_in_a_cycle = atomic_load_explicit(&pool->budget->peak, memory_order_relaxed),
+        .max_in_a_cycle = pages_peak(&pool->pages),
         .interval_ns = pool->limits.interval_ns,
         .granularity = pool->limits.granularity,
         .paused = pool->limits.paused,
@@ -77,7 +75,8 @@ static void cut_and_find(struct service *service, void *context)
     service_cut(service);
     for (unsigned i = 0; i < service->pools; i++) {
         struct pool *pool = service->pool[i];
-        if (cut->source != NULL && strcmp(cut->source, pool->source) != 0)
+        if (cut->source != NULL && strcmp(cut->source, pool->source) != 0 &&
+            strcmp(cut->source, strrchr(pool->path, '/') + 1) != 0)
             continue;
         cut->pool = pool;
         cut->found++;
@@ -86,12 +85,23 @@ static void cut_and_find(struct service *service, void *context)
         cut->facts = facts_of(cut->pool);
 }
 
-static json_t *pools_json(struct service *service)
+/* What to ask for to get this pool: its source, or its folder's name ("<uid>-<source>") where that names two.
+ */
+static const char *asked_by(const struct service *service, unsigned pools, unsigned which)
+{
+    const struct pool *pool = service->pool[which];
+    for (unsigned i = 0; i < pools; i++)
+        if (i != which && strcmp(service->pool[i]->source, pool->source) == 0)
+            return strrchr(pool->path, '/') + 1;
+    return pool->source;
+}
+
+static json_t *pools_json(const struct service *service)
 {
     json_t *list = json_array();
     unsigned pools = atomic_load_explicit(&service->pools, memory_order_acquire);
     for (unsigned i = 0; i < pools; i++)
-        json_array_append_new(list, json_string(service->pool[i]->source));
+        json_array_append_new(list, json_string(asked_by(service, pools, i)));
     return json_pack("{s:o}", "pools", list);
 }
 

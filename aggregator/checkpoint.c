@@ -1,6 +1,7 @@
 /* The commit of a pool's state: see checkpoint.h. */
 #include "aggregator/checkpoint.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <msgpack.h>
 #include <stdio.h>
@@ -26,7 +27,7 @@ struct layout {
     uint32_t version, window_head, sums, totals, cell, action, sample, page, row;
 };
 static const struct layout layout = {
-    .version = 1,
+    .version = 2,
     .window_head = sizeof(struct window_head),
     .sums = sizeof(struct window_sums),
     .totals = sizeof(struct type_totals),
@@ -46,7 +47,7 @@ struct worker_head {
     uint8_t uuid[16];
     uint64_t position[SEGMENT_LANES];
     uint64_t cpu_ns;
-    uint32_t number, rows, blocks, pad;
+    uint32_t number, rows, blocks, quarantined;
 };
 
 static void path_in(const struct pool *pool, const char *name, char out[DIRECTORY_PATH_MAX])
@@ -167,6 +168,19 @@ static int keep_windows(struct pool *pool)
     return 0;
 }
 
+/* Does all that it mentions stand in the names log? */
+static bool fits(const struct pool *pool, const struct window *window)
+{
+    const struct profile *profile = &window->profile;
+    uint32_t types = names_count(&pool->merge.types), stacks = stacks_count(&pool->merge.stacks);
+    bool right = true;
+    for (uint32_t i = 0; i < profile->types && right; i++)
+        right = profile->type[i].type < types;
+    for (uint32_t i = 0; i < profile->cells && right; i++)
+        right = profile->cell[i].type < types && profile->cell[i].stack < stacks;
+    return right;
+}
+
 static int load_window(struct pool *pool, uint64_t id)
 {
     char path[DIRECTORY_PATH_MAX], *data;
@@ -181,8 +195,10 @@ static int load_window(struct pool *pool, uint64_t id)
         window = unpack_window(&reader.object);
     pack_close(&reader);
     free(data);
-    if (window == NULL)
+    if (window == NULL || !fits(pool, window)) {
+        window_put(window);
         return fault(EBADMSG, "%s", path);
+    }
     window->id = id;
     pool->windows.closed[pool->windows.count++] = window;
     return 0;
@@ -198,6 +214,7 @@ static void pack_worker(msgpack_packer *packer, const struct worker *worker)
         .number = worker->number,
         .rows = taken->rows,
         .blocks = taken->blocks,
+        .quarantined = worker->quarantined,
     };
     memcpy(head.uuid, worker->header.uuid, sizeof head.uuid);
     memcpy(head.position, worker->position, sizeof head.position);
@@ -213,11 +230,11 @@ static void pack_workers(msgpack_packer *packer, const struct pool *pool)
 {
     uint32_t count = 0;
     for (const struct worker *worker = pool->workers; worker != NULL; worker = worker->next)
-        count += !worker->quarantined;
+        count++;
     msgpack_pack_array(packer, count);
+    /* Quarantined ones too: what was merged of them until then must not be merged again. */
     for (const struct worker *worker = pool->workers; worker != NULL; worker = worker->next)
-        if (!worker->quarantined)
-            pack_worker(packer, worker);
+        pack_worker(packer, worker);
 }
 
 static bool load_worker(struct pool *pool, const msgpack_object *object)
@@ -243,6 +260,7 @@ static bool load_worker(struct pool *pool, const msgpack_object *object)
     memcpy(known->position, head.position, sizeof known->position);
     known->number = head.number;
     known->cpu_ns = head.cpu_ns;
+    known->quarantined = head.quarantined != 0;
     if (rows != 0)
         memcpy(known->taken.row, row, rows * sizeof(struct taken_row));
     if (blocks != 0) {
@@ -380,6 +398,36 @@ int checkpoint_write(struct pool *pool)
     return 0;
 }
 
+void checkpoint_renew(struct pool *pool)
+{
+    pool->names_bytes = 0;
+    pool->types_kept = pool->instructions_kept = pool->stacks_kept = 0;
+    for (uint32_t i = 0; i < pool->windows.count; i++)
+        pool->windows.closed[i]->id = 0;
+    pool->dropped_windows = 0;
+    pool->dirty = true;
+}
+
+/* Windows whose removal a death came before, or that no checkpoint mentions any more. */
+static void sweep_windows(const struct pool *pool)
+{
+    DIR *directory = opendir(pool->path);
+    if (directory == NULL)
+        return;
+    for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
+        unsigned long long id;
+        int end = 0;
+        if (sscanf(entry->d_name, "window-%llu%n", &id, &end) != 1 || entry->d_name[end] != '\0')
+            continue;
+        bool kept = false;
+        for (uint32_t i = 0; i < pool->windows.count && !kept; i++)
+            kept = pool->windows.closed[i]->id == id;
+        if (!kept)
+            unlinkat(dirfd(directory), entry->d_name, 0);
+    }
+    closedir(directory);
+}
+
 static int load_parts(struct pool *pool, const msgpack_object *part)
 {
     struct layout there;
@@ -403,8 +451,10 @@ static int load_parts(struct pool *pool, const msgpack_object *part)
     for (uint32_t i = 0; i < part[2].via.array.size && rc == 0; i++)
         rc = load_window(pool, part[2].via.array.ptr[i].via.u64);
     struct window *open = rc == 0 ? unpack_window(&part[3]) : NULL;
-    if (open == NULL)
+    if (open == NULL || !fits(pool, open)) {
+        window_put(open);
         return rc != 0 ? rc : fault(EBADMSG, "its open window does not add up");
+    }
     window_put(pool->merge.open);
     pool->merge.open = open;
     pool->cycle_base = open->sums;
@@ -445,8 +495,10 @@ int checkpoint_load(struct pool *pool)
         rc = fault(EBADMSG, "%s", path);
     pack_close(&reader);
     free(data);
-    if (rc == 0)
+    if (rc == 0) {
         recall_latencies(pool);
+        sweep_windows(pool);
+    }
     return rc;
 }
 
@@ -463,6 +515,7 @@ void checkpoint_forget(struct pool *pool)
     }
     pool->known = NULL;
     windows_free(&pool->windows);
+    sweep_windows(pool);
     struct merge fresh;
     if (merge_open(&fresh, clock_monotonic_ns(), clock_realtime_ns()) != 0)
         abort(); /* out of memory at the start: there is nothing to go on with */

@@ -28,4 +28,7 @@ int checkpoint_load(struct pool *pool);
  * checkpoint.damaged). */
 void checkpoint_forget(struct pool *pool);
 
+/** The folder is a new, empty one: everything is to be written again. */
+void checkpoint_renew(struct pool *pool);
+
 #endif

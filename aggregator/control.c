@@ -28,6 +28,7 @@ enum {
     CLIENTS_MAX = 128,
     REQUEST_BYTES_MAX = 64 << 10,
     SUBSCRIBED_BYTES_MAX = 4 << 20, /* queued for one subscriber; more is dropped */
+    SHUT_MS = 200,                  /* before somebody is let in after descriptors were wanting */
     REPLY_BYTES_PAUSE = 1 << 20,    /* a client with so much unread gets no further request served */
 };
 
@@ -276,11 +277,12 @@ static void serve_lines(struct client *c)
     }
 }
 
-static void greet(void)
+/* False: for want of descriptors or memory nobody can be let in for now. */
+static bool greet(void)
 {
     int fd = accept4(control.listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0)
-        return;
+        return errno != EMFILE && errno != ENFILE && errno != ENOMEM && errno != ENOBUFS;
     struct ucred peer;
     socklen_t length = sizeof peer;
     struct client *c = NULL;
@@ -292,12 +294,13 @@ static void greet(void)
             "{\"error\":\"control socket: refused (another user, or too many connections)\"}\n";
         send(fd, refusal, sizeof refusal - 1, MSG_NOSIGNAL);
         close(fd);
-        return;
+        return true;
     }
     c->fd = fd;
     pthread_mutex_lock(&control.lock);
     control.clients[control.count++] = c;
     pthread_mutex_unlock(&control.lock);
+    return true;
 }
 
 /* With the lock held. */
@@ -332,6 +335,7 @@ static void *control_thread(void *unused)
 {
     struct pollfd fds[CLIENTS_MAX + 2];
     struct client *who[CLIENTS_MAX];
+    bool shut = false; /* the door, for a moment */
     if (control.handlers.thread_begin != NULL)
         control.handlers.thread_begin(control.handlers.context);
     while (!atomic_load(&control.stopping)) {
@@ -350,7 +354,11 @@ static void *control_thread(void *unused)
         pthread_mutex_unlock(&control.lock);
         fds[count] = (struct pollfd){.fd = control.wake, .events = POLLIN};
         /* A full house waits in the backlog instead of being polled for in vain. */
-        fds[count + 1] = (struct pollfd){.fd = control.listener, .events = count < CLIENTS_MAX ? POLLIN : 0};
+        bool lets_in = count < CLIENTS_MAX && !shut;
+        fds[count + 1] = (struct pollfd){.fd = control.listener, .events = lets_in ? POLLIN : 0};
+        if (shut && timeout_ms < 0)
+            timeout_ms = SHUT_MS;
+        shut = false;
         if (poll(fds, count + 2, timeout_ms) < 0 && errno != EINTR)
             break;
         uint64_t rung;
@@ -366,7 +374,7 @@ static void *control_thread(void *unused)
             serve_lines(who[i]);
         }
         if (fds[count + 1].revents & POLLIN)
-            greet();
+            shut = !greet();
         flush_and_sweep(false);
     }
     flush_and_sweep(true);

@@ -75,6 +75,14 @@ static size_t make_harmless(char out[NAMES_LONGEST], const char *text, size_t le
     return used;
 }
 
+void names_make_harmless(char *text)
+{
+    char harmless[NAMES_LONGEST];
+    size_t length = make_harmless(harmless, text, strlen(text));
+    memcpy(text, harmless, length);
+    text[length] = '\0';
+}
+
 static struct name *name_at(const struct names *names, uint32_t id)
 {
     return &names->chunk[id / NAMES_CHUNK][id % NAMES_CHUNK];

@@ -49,6 +49,9 @@ void names_close(struct names *names);
 /** The id of a name, added if need be; 0 if it is new and there is no room. One thread only. */
 uint32_t names_intern(struct names *names, const char *text, size_t length);
 
+/** Make a text harmless in place (at most NAMES_LONGEST bytes; it never grows). */
+void names_make_harmless(char *text);
+
 /** How many ids there are. Any thread. */
 static inline uint32_t names_count(const struct names *names)
 {

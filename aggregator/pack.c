@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aggregator/names.h"
+
 bool pack_open(struct pack_reader *reader, const char *data, size_t bytes, uint32_t parts)
 {
     size_t at = 0;
@@ -77,6 +79,8 @@ static bool unpack_totals(struct profile *profile, const char *from, const char 
     struct type_totals kept;
     memcpy(&kept, from, sizeof kept);
     uint32_t used = kept.histogram.used;
+    if (kept.type >= NAMES_MOST)
+        return false;
     struct type_totals *totals = profile_type(profile, kept.type);
     if (totals == NULL || used > *entries || totals->histogram.used != 0)
         return false;

@@ -17,71 +17,7 @@
 #include "shm/clock.h"
 #include "shm/fault.h"
 
-/* ---- the pages that workers map ---------------------------------------------------------------------- */
-
-struct page_head {
-    uint64_t magic;
-    uint32_t abi;
-};
-
-static void *map_page(int fd, size_t bytes, const char *path, uint64_t magic, uint32_t abi)
-{
-    struct stat st;
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || (size_t)st.st_size < bytes) {
-        fault(EPROTO, "%s is not what it should be", path);
-        return NULL;
-    }
-    void *page = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (page == MAP_FAILED) {
-        fault(errno, "cannot map %s", path);
-        return NULL;
-    }
-    struct page_head head;
-    memcpy(&head, page, sizeof head);
-    if (head.magic != magic || head.abi != abi) {
-        munmap(page, bytes);
-        fault(EPROTO, "%s is of another version", path);
-        return NULL;
-    }
-    return page;
-}
-
-/* Map a shared page; make it (zeroed, magic set) if it is not there. Never replaced: workers keep their
- * mapping. */
-static void *shared_page(const struct pool *pool, const char *name, size_t bytes, uint64_t magic,
-                         uint32_t abi)
-{
-    char path[DIRECTORY_PATH_MAX], temporary[DIRECTORY_PATH_MAX + 8];
-    if (directory_join(path, pool->path, name) != 0)
-        return NULL;
-    int fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT) {
-        snprintf(temporary, sizeof temporary, "%s.new", path);
-        fd = open(temporary, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-        int error = fd < 0 ? errno : posix_fallocate(fd, 0, SEGMENT_PAGE);
-        struct page_head head = {.magic = magic, .abi = abi};
-        if (error == 0 && pwrite(fd, &head, sizeof head, 0) != (ssize_t)sizeof head)
-            error = errno;
-        if (error == 0 && getuid() != pool->uid && fchown(fd, pool->uid, (gid_t)-1) != 0)
-            error = errno;
-        if (error == 0 && rename(temporary, path) != 0)
-            error = errno;
-        if (error != 0) {
-            fault(error, "cannot make %s", path);
-            if (fd >= 0) {
-                close(fd);
-                unlink(temporary);
-            }
-            return NULL;
-        }
-    } else if (fd < 0) {
-        fault(errno, "cannot open %s", path);
-        return NULL;
-    }
-    void *page = map_page(fd, bytes, path, magic, abi);
-    close(fd);
-    return page;
-}
+/* ---- limits ------------------------------------------------------------------------------------------- */
 
 static void publish_rates(struct pool *pool, const uint32_t probability[STRATA])
 {
@@ -95,10 +31,20 @@ static void publish_rates(struct pool *pool, const uint32_t probability[STRATA])
         .process = pool->process_scope,
     };
     memcpy(rates.probability, probability, sizeof rates.probability);
-    if (memcmp(&rates, &pool->published, sizeof rates) == 0 && pool->rates->generation != 0)
+    if (pool->told && memcmp(&rates, &pool->published, sizeof rates) == 0)
         return;
-    rates_write(pool->rates, &rates);
+    pool->told = pages_publish(&pool->pages, &rates);
     pool->published = rates;
+}
+
+/* The file is a new one. */
+static void publish_anew(struct pool *pool)
+{
+    uint32_t probability[STRATA];
+    memcpy(probability, pool->published.probability, sizeof probability);
+    pool->told = false;
+    publish_rates(pool, probability);
+    pages_heartbeat(&pool->pages, clock_monotonic_ns());
 }
 
 /* An aggregator that takes over goes on with the limits that stand there: demand and cost are what they were.
@@ -106,9 +52,9 @@ static void publish_rates(struct pool *pool, const uint32_t probability[STRATA])
 static bool take_over_limits(struct pool *pool)
 {
     struct rates rates = {0};
-    if (atomic_load(&pool->rates->generation) == 0 || !rates_read(pool->rates, &rates) ||
-        rates.interval_ns < pool->asked.interval_ns || rates.cap != pool->asked.cap ||
-        rates.granularity > pool->asked.granularity || rates.paused || rates.passthrough)
+    if (!pages_published(&pool->pages, &rates) || rates.interval_ns < pool->asked.interval_ns ||
+        rates.cap != pool->asked.cap || rates.granularity > pool->asked.granularity || rates.paused ||
+        rates.passthrough)
         return false;
     budget_resume(&pool->budget_state, &pool->asked, rates.interval_ns, rates.granularity);
     admission_resume(&pool->admission, rates.probability);
@@ -157,9 +103,23 @@ static bool is_known_file(const struct pool *pool, const char *path, const char 
     return false;
 }
 
-static void refuse(struct pool *pool, const char *name)
+/* Want of descriptors or memory passes: such a file is looked at again. */
+static bool passes(int rc)
 {
-    log_line("pool %s: %s", pool->source, fault_text());
+    return rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM || rc == -EINTR;
+}
+
+static void refuse(struct pool *pool, const char *name, int rc)
+{
+    if (passes(rc)) {
+        pool->rescan = true;
+        if (!pool->want_told)
+            log_line("pool %s: it is tried again: %s", pool->source, fault_text());
+        pool->want_told = true;
+        return;
+    }
+    if (pool->refused_count < POOL_REFUSED_MOST)
+        log_line("pool %s: %s", pool->source, fault_text());
     if (pool->refused_count < POOL_REFUSED_MOST)
         snprintf(pool->refused[pool->refused_count++], sizeof pool->refused[0], "%s", name);
 }
@@ -175,6 +135,9 @@ static bool adopt(struct pool *pool, struct worker *worker)
         memcpy(worker->position, known->position, sizeof worker->position);
         worker->taken = known->taken;
         worker->cpu_ns = known->cpu_ns;
+        /* What was refused once stays refused: what was merged of it until then stands. */
+        worker->quarantined = known->quarantined;
+        pool->quarantined += known->quarantined;
         *link = known->next;
         free(known);
         return true;
@@ -189,15 +152,16 @@ static void find_worker(struct pool *pool, const char *path, const char *name)
     if (rc == -ENOENT)
         return;
     if (rc != 0) {
-        refuse(pool, name);
+        refuse(pool, name, rc);
         return;
     }
+    pool->want_told = false;
     if (!adopt(pool, worker)) {
         pool->next_number++;
         rc = worker_begin_at_heads(worker);
     }
     if (rc != 0) {
-        refuse(pool, name);
+        refuse(pool, name, rc);
         worker_close(worker);
         return;
     }
@@ -214,10 +178,10 @@ static bool ends_with(const char *text, const char *end)
 }
 
 /* A temporary file whose maker died before it had its final name. */
-static void drop_stale(const char *path)
+static void drop_stale(const char *path, uid_t uid)
 {
     struct stat st;
-    if (lstat(path, &st) == 0 && time(NULL) - st.st_mtime > 60)
+    if (lstat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == uid && time(NULL) - st.st_mtime > 60)
         unlink(path);
 }
 
@@ -231,7 +195,7 @@ static void scan_rings(struct pool *pool)
         if (directory_join(path, pool->rings, entry->d_name) != 0)
             continue;
         if (entry->d_name[0] == '.' && ends_with(entry->d_name, ".new"))
-            drop_stale(path);
+            drop_stale(path, pool->uid);
         else if (entry->d_name[0] != '.' && ends_with(entry->d_name, ".ring") &&
                  !is_known_file(pool, path, entry->d_name))
             find_worker(pool, path, entry->d_name);
@@ -252,8 +216,36 @@ static bool changed(const char *path, struct timespec *seen, bool force)
     return moved || force;
 }
 
+/*
+ * The folder was removed, and workers made a new one of that name: what is merged goes on, its files are
+ * written anew, and the new workers get pages of their own.
+ */
+static void renew(struct pool *pool)
+{
+    if (pages_open(&pool->pages, pool->path, pool->uid) != 0) {
+        log_line("pool %s: %s", pool->source, fault_text());
+        return;
+    }
+    struct stat st;
+    if (stat(pool->path, &st) == 0)
+        pool->folder_inode = st.st_ino;
+    checkpoint_renew(pool);
+    pool->refused_count = 0;
+    publish_anew(pool);
+    log_line("pool %s: its folder was removed and made again", pool->source);
+}
+
 void pool_scan(struct pool *pool, bool force)
 {
+    struct stat st;
+    if (lstat(pool->path, &st) != 0 || !S_ISDIR(st.st_mode) || st.st_uid != pool->uid)
+        return;
+    if (st.st_ino != pool->folder_inode) {
+        renew(pool);
+        force = true;
+    }
+    force |= pool->rescan || pool->requests.again;
+    pool->rescan = false;
     if (changed(pool->folder, &pool->folder_seen, force) &&
         requests_scan(&pool->requests, pool->folder, pool->uid, pool->source, pool->config)) {
         pool->asked = requests_limits(&pool->requests, pool->config, &pool->process_scope);
@@ -263,6 +255,41 @@ void pool_scan(struct pool *pool, bool force)
     }
     if (changed(pool->rings, &pool->rings_seen, force))
         scan_rings(pool);
+}
+
+static void take_requests(struct pool *pool)
+{
+    pool->asked = requests_limits(&pool->requests, pool->config, &pool->process_scope);
+}
+
+void pool_reload(struct pool *pool)
+{
+    requests_close(&pool->requests);
+    requests_scan(&pool->requests, pool->folder, pool->uid, pool->source, pool->config);
+    take_requests(pool);
+}
+
+static bool found_worker(void *context)
+{
+    struct pool *pool = context;
+    scan_rings(pool);
+    return pool->workers != NULL || pool->rescan;
+}
+
+void pool_let_go(struct pool *pool, uint64_t now_ns, double linger_s)
+{
+    if (pool->workers != NULL) {
+        pool->alone_since_ns = 0;
+        return;
+    }
+    if (pool->alone_since_ns == 0)
+        pool->alone_since_ns = now_ns;
+    double alone_s = (double)(now_ns - pool->alone_since_ns) / 1e9;
+    if (alone_s < linger_s || alone_s < 1 || pool->requests.count == 0)
+        return;
+    requests_drop(&pool->requests, pool->folder, alone_s >= POOL_PATIENCE_S, found_worker, pool);
+    if (requests_scan(&pool->requests, pool->folder, pool->uid, pool->source, pool->config))
+        take_requests(pool);
 }
 
 /* Workers of the checkpoint whose segment is gone: an earlier life had removed it, or its tmpfs is new. */
@@ -287,9 +314,10 @@ int pool_open(struct pool **out, const char *directory, const char *name, const 
     pool->config = config;
     pool->next_number = 1;
     pool->next_window = 1;
-    struct stat st;
+    struct stat st = {0};
     uint64_t now = clock_monotonic_ns();
     int rc = directory_parse_pool(name, &pool->uid, pool->source);
+    names_make_harmless(pool->source);
     if (rc == 0)
         rc = directory_join(pool->path, directory, name);
     if (rc == 0)
@@ -300,11 +328,9 @@ int pool_open(struct pool **out, const char *directory, const char *name, const 
         rc = fault(EPERM, "%s is not a folder of uid %lu", pool->path, (unsigned long)pool->uid);
     if (rc == 0)
         rc = merge_open(&pool->merge, now, clock_realtime_ns());
-    if (rc == 0 &&
-        ((pool->budget = shared_page(pool, "budget", sizeof *pool->budget, BUDGET_MAGIC, BUDGET_ABI)) ==
-             NULL ||
-         (pool->rates = shared_page(pool, "rates", sizeof *pool->rates, RATES_MAGIC, RATES_ABI)) == NULL))
-        rc = -EIO;
+    pool->folder_inode = st.st_ino;
+    if (rc == 0)
+        rc = pages_open(&pool->pages, pool->path, pool->uid);
     if (rc != 0) {
         pool_close(pool);
         return rc;
@@ -338,16 +364,20 @@ void pool_close(struct pool *pool)
     requests_close(&pool->requests);
     windows_free(&pool->windows);
     merge_close(&pool->merge);
-    if (pool->budget != NULL)
-        munmap(pool->budget, sizeof *pool->budget);
-    if (pool->rates != NULL)
-        munmap(pool->rates, sizeof *pool->rates);
+    pages_close(&pool->pages);
     free(pool);
 }
 
 void pool_heartbeat(struct pool *pool, uint64_t now_ns)
 {
-    atomic_store_explicit(&pool->rates->heartbeat_ns, now_ns, memory_order_relaxed);
+    if (pages_heartbeat(&pool->pages, now_ns))
+        return;
+    /* Its owner cut the file: workers that look at it now fail by themselves, those to come need not. */
+    if (!pool->pages_cut)
+        log_line("pool %s: its shared pages were cut and are restored", pool->source);
+    pool->pages_cut = true;
+    if (pages_open(&pool->pages, pool->path, pool->uid) == 0)
+        publish_anew(pool);
 }
 
 /* ---- rounds ------------------------------------------------------------------------------------------ */
@@ -387,7 +417,8 @@ uint64_t pool_round(struct pool *pool)
         if (worker->fill > pool->fill)
             pool->fill = worker->fill;
         if ((!alive || worker->closed) && rc == 0 && ++worker->final_rounds >= POOL_FINAL_ROUNDS) {
-            merge_close_ended(&pool->merge, UINT64_MAX);
+            /* Its ends were read in an earlier round, and its sampler's lane was drained since. */
+            merge_close_ended(&pool->merge, pool->merge.round);
             merge_forget_worker(&pool->merge, worker->number);
             worker->final = true;
             pool->dirty = true;
@@ -405,15 +436,18 @@ uint64_t pool_round(struct pool *pool)
 
 void pool_account(struct pool *pool, uint64_t aggregator_cpu_ns, uint64_t now_ns)
 {
+    static long cores;
+    if (cores <= 0)
+        cores = sysconf(_SC_NPROCESSORS_ONLN) > 0 ? sysconf(_SC_NPROCESSORS_ONLN) : 1;
     struct window_sums *sums = &pool->merge.open->sums;
     uint64_t passed = now_ns - pool->accounted_at_ns, used = 0;
     pool->accounted_at_ns = now_ns;
     for (struct worker *worker = pool->workers; worker != NULL; worker = worker->next) {
         if (worker->final || worker->quarantined)
             continue;
-        used += worker_cpu(worker);
+        used += worker_cpu(worker, passed * (uint64_t)cores);
         uint64_t attached = now_ns > worker->attached_ns ? now_ns - worker->attached_ns : 0;
-        if (!worker->dead)
+        if (!worker->dead && !worker->closed)
             sums->attached_ns += attached < passed ? attached : passed;
     }
     uint64_t ours = sums->sampler_cpu_ns + sums->hook_cpu_ns - pool->own_cpu_ns;
@@ -475,7 +509,10 @@ void pool_cycle(struct pool *pool, uint64_t now_ns)
     admission_step(&pool->admission, pool->seen, pool->limits.cap, probability);
     memset(pool->seen, 0, sizeof pool->seen);
     publish_rates(pool, probability);
-    if (budget_audit(pool->budget, (uint32_t)(now_ns / POOL_CYCLE_NS)))
+    bool damaged;
+    if (!pages_audit(&pool->pages, (uint32_t)(now_ns / POOL_CYCLE_NS), &damaged))
+        pages_open(&pool->pages, pool->path, pool->uid);
+    if (damaged)
         log_line("pool %s: the budget word was damaged and is set back", pool->source);
     uint64_t age = now_ns - pool->merge.open->start_ns;
     if (age >= POOL_IDLE_WINDOW_NS || (age >= POOL_WINDOW_NS && !window_idle(pool->merge.open)))

@@ -16,16 +16,16 @@
 #include "aggregator/budget.h"
 #include "aggregator/config.h"
 #include "aggregator/merge.h"
+#include "aggregator/pages.h"
 #include "aggregator/requests.h"
 #include "aggregator/windows.h"
 #include "aggregator/workers.h"
-#include "shm/budget.h"
 #include "shm/directory.h"
-#include "shm/rates.h"
 
 enum {
     POOL_REFUSED_MOST = 64,  /* files in rings/ that are no segments of ours and are not looked at again */
     POOL_FINAL_ROUNDS = 2,   /* rounds after a worker's end before what is open is given up */
+    POOL_PATIENCE_S = 600,   /* for destinations to deliver what is left of a pool without workers */
     POOL_DROPPED_MOST = 256, /* window files that wait for a checkpoint to be removed */
 };
 #define POOL_CYCLE_NS NS_PER_SECOND
@@ -37,7 +37,7 @@ struct known_worker {
     struct known_worker *next;
     uint8_t uuid[16];
     uint32_t number;
-    uint32_t pad;
+    bool quarantined;
     uint64_t position[SEGMENT_LANES];
     uint64_t cpu_ns;
     struct taken taken;
@@ -48,8 +48,8 @@ struct pool {
     char source[DIRECTORY_SOURCE_MAX + 1];
     uid_t uid;
     const struct config *config;
-    struct budget_page *budget; /* mapped */
-    struct rates_page *rates;
+    struct pages pages;
+    ino_t folder_inode; /* the folder that we opened: another one of its name is a new one */
 
     struct merge merge;
     struct windows windows;
@@ -62,6 +62,8 @@ struct pool {
     double fill; /* of the fullest lane at the last round */
     char refused[POOL_REFUSED_MOST][64];
     unsigned refused_count;
+    bool rescan;    /* something could not be looked at for want of descriptors or memory */
+    bool want_told; /* that was told of */
 
     struct requests requests;
     struct timespec rings_seen, folder_seen; /* times of last change when they were read */
@@ -72,8 +74,11 @@ struct pool {
     struct budget_limits limits;
     struct admission admission;
     struct rates published; /* what stands in the rates file */
+    bool told;              /* it does stand there */
+    bool pages_cut;         /* told once */
     uint64_t seen[STRATA];  /* root actions begun in this cycle */
     uint64_t cycle_at_ns, accounted_at_ns;
+    uint64_t alone_since_ns;       /* 0: there are workers */
     uint64_t own_cpu_ns;           /* sampler and hook CPU of the open window that is accounted for */
     struct window_sums cycle_base; /* sums of the open window when the cycle began */
 
@@ -100,6 +105,12 @@ void pool_close(struct pool *pool);
 /** Look for new segments and requests where a folder changed (`force`: in any case). */
 void pool_scan(struct pool *pool, bool force);
 
+/** The configuration changed: judge all requests again. */
+void pool_reload(struct pool *pool);
+
+/** No worker since `linger_s`: drop what the last ones asked for. Once a cycle. */
+void pool_let_go(struct pool *pool, uint64_t now_ns, double linger_s);
+
 /** Drain every worker once. Returns how much was merged. */
 uint64_t pool_round(struct pool *pool);
 
@@ -109,7 +120,7 @@ void pool_account(struct pool *pool, uint64_t aggregator_cpu_ns, uint64_t now_ns
 /** One cycle, after pool_account: decide and publish limits, close the window if its time is over. */
 void pool_cycle(struct pool *pool, uint64_t now_ns);
 
-/** Tell workers that the aggregator lives. */
+/** Tell workers that the aggregator lives; restore pages that were cut. */
 void pool_heartbeat(struct pool *pool, uint64_t now_ns);
 
 /** Publish what there is up to now for readers. 0 or -ENOMEM. */

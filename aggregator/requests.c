@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -71,11 +72,13 @@ static int add_destination(const json_t *json, const char *kind, uid_t uid, cons
     const char *form = text_of(json, "form");
     if (form != NULL && strcmp(form, "classic") != 0)
         return fault(EINVAL, "form '%s' is not known here; 'classic' is", form);
+    char pool[DIRECTORY_SOURCE_MAX + 16];
+    snprintf(pool, sizeof pool, "%lu-%s", (unsigned long)uid, source);
     struct destination_spec spec = {
         .kind = strcmp(kind, "file") == 0 ? DESTINATION_FILE : DESTINATION_REST,
         .form = DESTINATION_CLASSIC,
         .profiles = flag_of(json, "profiles", false),
-        .pool = source,
+        .pool = pool,
         .path = text_of(json, "path"),
         .flush = flag_of(json, "flush", true),
         .no_links = uid != geteuid(),
@@ -196,7 +199,13 @@ static bool add_new(struct requests *requests, const char *folder, const char *n
     memset(request, 0, sizeof *request);
     strcpy(request->name, name);
     request->there = true;
-    if (read_one(request, path, uid, source, config) != 0) {
+    int rc = read_one(request, path, uid, source, config);
+    if (rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM || rc == -ENOENT) {
+        requests->count--;
+        requests->again = true;
+        return false;
+    }
+    if (rc != 0) {
         request->kind = REQUEST_REFUSED;
         log_line("request %s is refused: %s", path, fault_text());
     }
@@ -230,6 +239,7 @@ bool requests_scan(struct requests *requests, const char *folder, uid_t uid, con
     if (directory == NULL)
         return false;
     bool changed = false;
+    requests->again = false;
     for (unsigned i = 0; i < requests->count; i++)
         requests->request[i].there = false;
     for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
@@ -281,6 +291,36 @@ struct budget_asked requests_limits(const struct requests *requests, const struc
     if (config->max_actions_per_run != 0 && (sum.cap == 0 || config->max_actions_per_run < sum.cap))
         sum.cap = config->max_actions_per_run;
     return sum;
+}
+
+static bool set_aside(const char *folder, const char *name, char path[DIRECTORY_PATH_MAX],
+                      char aside[DIRECTORY_PATH_MAX])
+{
+    char hidden[REQUEST_NAME_MOST + 8];
+    snprintf(hidden, sizeof hidden, ".%s.left", name);
+    return directory_join(path, folder, name) == 0 && directory_join(aside, folder, hidden) == 0 &&
+           rename(path, aside) == 0;
+}
+
+void requests_drop(struct requests *requests, const char *folder, bool all, bool (*wanted)(void *context),
+                   void *context)
+{
+    char path[DIRECTORY_PATH_MAX], aside[DIRECTORY_PATH_MAX];
+    for (unsigned i = 0; i < requests->count; i++) {
+        const struct request *request = &requests->request[i];
+        if ((request->kind == REQUEST_DESTINATION && !all && !destination_idle(request->destination)) ||
+            !set_aside(folder, request->name, path, aside))
+            continue;
+        /* A worker has its segment before it looks whether its requests are there. */
+        if (!wanted(context)) {
+            unlink(aside);
+            continue;
+        }
+        /* Put back, unless it wrote it again by now. */
+        if (link(aside, path) == 0 || errno == EEXIST)
+            unlink(aside);
+        return;
+    }
 }
 
 void requests_close(struct requests *requests)

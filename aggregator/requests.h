@@ -41,6 +41,7 @@ struct requests {
     struct request request[REQUESTS_MOST];
     unsigned count, destinations;
     bool differ; /* limits that differ were asked for */
+    bool again;  /* one could not be read for want of descriptors or memory: look again */
 };
 
 /**
@@ -57,6 +58,14 @@ struct budget_asked requests_limits(const struct requests *requests, const struc
 /** Read one request's text. `request->kind` tells what it is. 0, or -EINVAL with fault_text(). Exposed for
  * tests. */
 int request_parse_limits(const json_t *json, struct request *request);
+
+/**
+ * The pool's last worker has gone: what was asked for is asked for no more. Workers that come write their
+ * requests again, unless they find them; so a request is first set aside, and put back if `wanted(context)`
+ * then finds that a worker has come. A destination stays until it has delivered all, unless `all`.
+ */
+void requests_drop(struct requests *requests, const char *folder, bool all, bool (*wanted)(void *context),
+                   void *context);
 
 /** Take all destinations back. */
 void requests_close(struct requests *requests);

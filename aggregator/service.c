@@ -21,6 +21,7 @@
 #include "aggregator/destination/destination.h"
 #include "aggregator/guard.h"
 #include "aggregator/log.h"
+#include "aggregator/store.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
 
@@ -65,6 +66,19 @@ static void watch_pool(const struct service *service, const struct pool *pool)
     watch(service, pool->path, both ? IN_DELETE_SELF : IN_CREATE | IN_MOVED_TO);
 }
 
+/* It is tried again each second, but told of once. */
+static bool is_news(struct service *service, const char *path)
+{
+    uint32_t hash = store_crc(0, path, strlen(path));
+    for (unsigned i = 0; i < service->unserved_count; i++)
+        if (service->unserved[i] == hash)
+            return false;
+    if (service->unserved_count == SERVICE_POOLS)
+        return false;
+    service->unserved[service->unserved_count++] = hash;
+    return true;
+}
+
 static void find_pools(struct service *service)
 {
     DIR *directory = opendir(service->directory);
@@ -76,11 +90,13 @@ static void find_pools(struct service *service)
         if (directory_parse_pool(entry->d_name, &uid, source) != 0 ||
             directory_join(path, service->directory, entry->d_name) != 0 || is_open(service, path))
             continue;
-        if (service->pools == SERVICE_POOLS)
-            break;
         struct pool *pool;
-        if (pool_open(&pool, service->directory, entry->d_name, &service->config) != 0) {
-            log_line("pool %s cannot be served: %s", path, fault_text());
+        int rc = service->pools == SERVICE_POOLS
+                     ? fault(ENOSPC, "there are %d others", SERVICE_POOLS)
+                     : pool_open(&pool, service->directory, entry->d_name, &service->config);
+        if (rc != 0) {
+            if (is_news(service, path))
+                log_line("pool %s cannot be served: %s", path, fault_text());
             continue;
         }
         service->pool[service->pools] = pool;
@@ -138,7 +154,9 @@ static void checkpoint_if_due(struct service *service, uint64_t now)
         if (interval < POOL_CYCLE_NS)
             interval = POOL_CYCLE_NS;
         uint64_t passed = now - pool->checkpoint_at_ns;
-        if (!pool->dirty || (passed < interval && pool->fill < FILL_CHECKPOINT))
+        /* One that failed frees no lane, however full: it waits its turn. */
+        bool urgent = pool->fill >= FILL_CHECKPOINT && !pool->checkpoint_failed;
+        if (!pool->dirty || (passed < interval && !urgent))
             continue;
         pool->checkpoint_at_ns = now;
         checkpoint_write(pool);
@@ -177,8 +195,10 @@ static void set_pace(struct service *service, uint64_t moved)
 static void cycle_of_all(struct service *service, uint64_t now)
 {
     account(service, now);
-    for (unsigned i = 0; i < service->pools; i++)
+    for (unsigned i = 0; i < service->pools; i++) {
         pool_cycle(service->pool[i], now);
+        pool_let_go(service->pool[i], now, service->options.linger_s);
+    }
     service->cycle_at_ns += POOL_CYCLE_NS;
     if (service->cycle_at_ns < now)
         service->cycle_at_ns = now + POOL_CYCLE_NS;
@@ -215,7 +235,7 @@ static void serve_call(struct service *service)
 bool service_call(struct service *service, void (*call)(struct service *, void *), void *context)
 {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += 5;
     pthread_mutex_lock(&service->lock_call);
     uint64_t mine = ++service->calls_asked, one = 1;
@@ -304,7 +324,11 @@ int service_open(struct service *service, const struct service_options *options)
     service->lock = service->epoll = service->inotify = service->wake = service->signals = -1;
     service->poll_ms = POLL_NORMAL_MS;
     pthread_mutex_init(&service->lock_call, NULL);
-    pthread_cond_init(&service->called, NULL);
+    pthread_condattr_t clock;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&service->called, &clock);
+    pthread_condattr_destroy(&clock);
     int rc = 0;
     if (strlen(options->directory) >= sizeof service->directory)
         rc = fault(ENAMETOOLONG, "%s", options->directory);
@@ -367,10 +391,8 @@ static void reload(struct service *service)
         log_line("the configuration stays as it was: %s", fault_text());
         return;
     }
-    for (unsigned i = 0; i < service->pools; i++) {
-        struct pool *pool = service->pool[i];
-        pool->asked = requests_limits(&pool->requests, pool->config, &pool->process_scope);
-    }
+    for (unsigned i = 0; i < service->pools; i++)
+        pool_reload(service->pool[i]);
     log_line("the configuration was read again");
 }
 

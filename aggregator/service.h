@@ -37,7 +37,9 @@ struct service {
     char directory[DIRECTORY_PATH_MAX];
     int lock, epoll, inotify, wake, signals;
     struct pool *pool[SERVICE_POOLS];
-    _Atomic unsigned pools;              /* grows only; pool[0 … pools) may be read by any thread */
+    _Atomic unsigned pools;           /* grows only; pool[0 … pools) may be read by any thread */
+    uint32_t unserved[SERVICE_POOLS]; /* hashes of the paths of folders that could not be opened */
+    unsigned unserved_count;
     uint64_t started_ns, attached_at_ns; /* when a worker was last attached */
     uint64_t cpu_ns;                     /* our own, as accounted */
     uint64_t scan_at_ns, cycle_at_ns;    /* when they are due */

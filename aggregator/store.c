@@ -69,7 +69,8 @@ int store_write(const char *path, const void *data, size_t bytes)
 {
     char temporary[DIRECTORY_PATH_MAX + 8];
     snprintf(temporary, sizeof temporary, "%s.new", path);
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    unlink(temporary); /* left by a crash, or put there to be followed or waited for */
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return fault(errno, "cannot write %s", temporary);
     int rc = write_piece(fd, 0, data, bytes);
@@ -105,11 +106,16 @@ static int read_piece(int fd, const char *path, uint64_t at, uint64_t limit, cha
 
 static int open_to_read(const char *path, uint64_t *size)
 {
-    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     struct stat st;
     if (fd < 0)
         return fault(errno, "%s", path);
-    *size = fstat(fd, &st) == 0 ? (uint64_t)st.st_size : 0;
+    /* The folder may be another uid's: what is not our own writing is not read. */
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid()) {
+        close(fd);
+        return fault(EBADMSG, "%s is not a file of our own", path);
+    }
+    *size = (uint64_t)st.st_size;
     return fd;
 }
 
@@ -126,7 +132,11 @@ int store_read(const char *path, char **data, size_t *bytes)
 
 int store_append(const char *path, uint64_t *at, const void *data, size_t bytes)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    /* A log that begins is a new file: what may stand there need not be ours. */
+    if (*at == 0)
+        unlink(path);
+    int flags = O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | (*at == 0 ? O_CREAT | O_EXCL : 0);
+    int fd = open(path, flags, 0600);
     if (fd < 0)
         return fault(errno, "cannot write %s", path);
     int rc = ftruncate(fd, (off_t)*at) == 0 ? write_piece(fd, *at, data, bytes) : -errno;

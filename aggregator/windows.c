@@ -130,10 +130,19 @@ static int merge_two(struct windows *windows, void (*dropped)(uint64_t id, void 
     return 0;
 }
 
+static uint64_t cells_of(const struct windows *windows)
+{
+    uint64_t cells = 0;
+    for (uint32_t i = 0; i < windows->count; i++)
+        cells += windows->closed[i]->profile.cells;
+    return cells;
+}
+
 int windows_close_one(struct windows *windows, struct window *window, void (*dropped)(uint64_t id, void *),
                       void *context)
 {
-    if (windows->count >= WINDOWS_MOST) {
+    while (windows->count >= WINDOWS_MOST ||
+           (windows->count > WINDOWS_FEWEST && cells_of(windows) > WINDOWS_CELLS_MOST)) {
         int rc = merge_two(windows, dropped, context);
         if (rc != 0)
             return rc;

@@ -4,8 +4,9 @@
  * The drain thread adds to one open window. When its time is over it is rescaled, closed, and published with
  * the others as a list behind one RCU pointer; a report takes a reference to the list inside a read-side
  * section and then works on it at leisure, without stopping the drain. So that the past stays bounded and
- * whole, at most WINDOWS_MOST closed windows are kept: beyond, the two neighbours that together are shortest,
- * among the older half, become one.
+ * whole, at most WINDOWS_MOST closed windows are kept, and fewer where they hold more than
+ * WINDOWS_CELLS_MOST: beyond, the two neighbours that together are shortest, among the older half, become
+ * one.
  *
  * A published list may end with a copy of the open window as it stood ("cut"), so that a report covers
  * everything up to now.
@@ -21,7 +22,9 @@
 
 enum {
     WINDOWS_MOST = 64,
-    WINDOW_WORKERS_MOST = 4096, /* distinct workers that are told apart in a window */
+    WINDOWS_FEWEST = 8,          /* so many are kept apart, however much they hold */
+    WINDOWS_CELLS_MOST = 131072, /* (type, stack) pairs in all of them: some 12 MB, also on disk */
+    WINDOW_WORKERS_MOST = 4096,  /* distinct workers that are told apart in a window */
 };
 
 /** Plain totals of a window. All of them add up. */
@@ -80,8 +83,8 @@ struct window *window_copy(const struct window *window);
 bool window_idle(const struct window *window);
 
 /**
- * Take a complete window (rescaled here). Where two had to be merged, the merged window has id 0 and
- * the two are passed to `dropped(id, context)`. 0 or -ENOMEM (nothing taken).
+ * Take a complete window (rescaled here). Where some had to be merged, the merged window has id 0 and
+ * the ones it was made of are passed to `dropped(id, context)`. 0 or -ENOMEM (nothing taken).
  */
 int windows_close_one(struct windows *windows, struct window *window, void (*dropped)(uint64_t id, void *),
                       void *context);

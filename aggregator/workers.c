@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,24 +51,57 @@ static int map_pages(struct worker *worker)
     return 0;
 }
 
-static void find_process(struct worker *worker)
+/* Where no pidfd can be had. A start time that cannot be read is no proof of death. */
+static bool is_gone(const struct worker *worker)
 {
-    char boot_id[40];
-    segment_boot_id(boot_id);
-    if (strcmp(boot_id, worker->header.boot_id) != 0) {
+    uint64_t start = segment_process_start(worker->header.pid);
+    if (start != 0)
+        return start != worker->header.start_time_ticks;
+    return kill(worker->header.pid, 0) != 0 && errno == ESRCH;
+}
+
+/* Read once, while descriptors are to be had: not knowing them must not look like another boot. */
+static const char *boot_id(void)
+{
+    static char id[40];
+    if (id[0] == '\0')
+        segment_boot_id(id);
+    return id;
+}
+
+static int find_process(struct worker *worker)
+{
+    static uint64_t namespace;
+    if (namespace == 0)
+    namespace = segment_pid_namespace();
+    if (boot_id()[0] == '\0' || namespace == 0)
+        return fault(EMFILE, "cannot tell which boot and pid namespace this is");
+    if (strcmp(boot_id(), worker->header.boot_id) != 0) {
         worker->dead = true;
-        return;
+        return 0;
     }
-    if (worker->header.pid_namespace != segment_pid_namespace()) {
+    if (worker->header.pid_namespace != namespace) {
         worker->foreign = true;
-        return;
+        return 0;
     }
     worker->pidfd = (int)syscall(SYS_pidfd_open, worker->header.pid, 0);
+    int error = worker->pidfd < 0 ? errno : 0;
+    if (error == EMFILE || error == ENFILE || error == ENOMEM)
+        return fault(error, "pidfd_open");
     /* The pidfd first, then the start time: now a reused pid cannot deceive us any more. */
-    if (worker->pidfd < 0 && errno == ESRCH)
-        worker->dead = true;
-    else if (segment_process_start(worker->header.pid) != worker->header.start_time_ticks)
-        worker->dead = true;
+    worker->dead = error == ESRCH || is_gone(worker);
+    return 0;
+}
+
+/* A copy of a segment under another name would count everything twice. */
+static bool has_its_name(const struct worker *worker)
+{
+    char name[40];
+    const char *slash = strrchr(worker->path, '/');
+    for (int i = 0; i < 16; i++)
+        snprintf(name + 2 * i, 3, "%02x", worker->header.uuid[i]);
+    strcpy(name + 32, ".ring");
+    return strcmp(slash != NULL ? slash + 1 : worker->path, name) == 0;
 }
 
 static uint64_t hash_of(const uint8_t uuid[16])
@@ -93,8 +127,12 @@ int worker_open(struct worker **out, const char *path, uid_t uid, uint32_t numbe
         rc = fault(EPROTO, "cannot read its header");
     if (rc == 0)
         rc = segment_check_header(&worker->header, bytes);
+    if (rc == 0 && (worker->header.pid <= 0 || !has_its_name(worker)))
+        rc = fault(EPROTO, "not named by its uuid, or of process %d", worker->header.pid);
     if (rc == 0)
         rc = map_pages(worker);
+    if (rc == 0)
+        rc = find_process(worker);
     if (rc != 0) {
         fault_in(rc, "segment %s", path);
         worker_close(worker);
@@ -102,7 +140,6 @@ int worker_open(struct worker **out, const char *path, uid_t uid, uint32_t numbe
     }
     worker->hash = hash_of(worker->header.uuid);
     worker->attached_ns = clock_monotonic_ns();
-    find_process(worker);
     worker->cpu_ns = worker->header.created_process_cpu_ns;
     *out = worker;
     return 0;
@@ -131,7 +168,7 @@ bool worker_alive(struct worker *worker)
         struct pollfd p = {.fd = worker->pidfd, .events = POLLIN};
         worker->dead = poll(&p, 1, 0) == 1;
     } else if (!worker->foreign) {
-        worker->dead = segment_process_start(worker->header.pid) != worker->header.start_time_ticks;
+        worker->dead = is_gone(worker);
     }
     return !worker->dead;
 }
@@ -295,10 +332,12 @@ static int read_definitions(struct worker *worker, struct merge *merge, int area
                      (unsigned long long)from, (unsigned long long)defined, (unsigned long long)where->bytes);
     size_t bytes = (size_t)(defined - from);
     int rc = read_piece(worker, where->offset + from, bytes, 0);
-    if (rc == 0)
-        rc = symbols_read(&worker->symbols, merge, area, scratch, bytes);
+    if (rc != 0)
+        return rc;
+    rc = symbols_read(&worker->symbols, merge, area, scratch, bytes);
     worker->defined[area] = defined;
-    return rc;
+    /* Half of them read: ids could not be counted on from here. */
+    return rc == -ENOMEM ? fault(EPROTO, "no memory for its definitions") : rc;
 }
 
 static int on_record(struct worker *worker, struct merge *merge, const uint8_t *bytes, uint32_t kind)
@@ -378,8 +417,9 @@ static int drain_lane(struct worker *worker, struct merge *merge, int lane, uint
     int rc = read_piece(worker, area->offset + offset, first, 0);
     if (rc == 0 && first < bytes)
         rc = read_piece(worker, area->offset, bytes - first, first);
-    if (rc == 0)
-        rc = parse(worker, merge, lane, bytes);
+    if (rc != 0)
+        return rc;
+    rc = parse(worker, merge, lane, bytes);
     worker->position[lane] = tail;
     return rc != 0 ? rc : (int)(bytes / 8);
 }
@@ -457,14 +497,18 @@ int worker_drain(struct worker *worker, struct merge *merge, uint64_t seen[STRAT
     return rc < 0 ? rc : moved;
 }
 
-uint64_t worker_cpu(struct worker *worker)
+uint64_t worker_cpu(struct worker *worker, uint64_t most_ns)
 {
-    uint64_t now = 0;
-    if (!worker->dead && !worker->foreign)
+    uint64_t now = 0, said = worker->taken.page.process_cpu_ns;
+    /* A process that goes on in a fresh segment is measured there. */
+    if (!worker->foreign && !worker->closed && !worker->dead) {
         now = clock_read_ns(clock_of_process(worker->header.pid));
-    /* A dead process has no clock any more; what it last said of itself stands. */
-    if (now < worker->taken.page.process_cpu_ns)
-        now = worker->taken.page.process_cpu_ns;
+        if (!worker_alive(worker))
+            now = 0; /* the clock may be that of another process by now */
+    }
+    /* A dead process has no clock any more; what it last said of itself stands, as far as it can be true. */
+    if (now == 0 && said > worker->cpu_ns)
+        now = said - worker->cpu_ns < most_ns ? said : worker->cpu_ns + most_ns;
     if (now <= worker->cpu_ns)
         return 0;
     uint64_t used = now - worker->cpu_ns;

@@ -20,7 +20,7 @@
 #include "shm/segment.h"
 
 enum {
-    WORKER_FILE_BYTES_MOST = 64 << 20,
+    WORKER_FILE_BYTES_MOST = 16 << 20,
 };
 
 struct worker {
@@ -70,8 +70,11 @@ int worker_drain(struct worker *worker, struct merge *merge, uint64_t seen[STRAT
 /** Is its process there? Cheap; false is final. */
 bool worker_alive(struct worker *worker);
 
-/** CPU that the process used since the last call, ours not taken off; ns. */
-uint64_t worker_cpu(struct worker *worker);
+/**
+ * CPU that the process used since the last call, ours not taken off; ns. What only the worker itself says is
+ * believed up to `most_ns`.
+ */
+uint64_t worker_cpu(struct worker *worker, uint64_t most_ns);
 
 /** Store the heads: only after a checkpoint that holds the positions was renamed into place. */
 void worker_store_heads(struct worker *worker);

@@ -236,6 +236,15 @@ bool destination_sync(unsigned timeout_ms)
     return error == 0;
 }
 
+bool destination_idle(int id)
+{
+    pthread_mutex_lock(&delivery.lock);
+    const struct destination *d = find(id);
+    bool idle = d == NULL || destination_settled(d) >= d->put;
+    pthread_mutex_unlock(&delivery.lock);
+    return idle;
+}
+
 json_t *destination_status(int id)
 {
     json_t *status = NULL;

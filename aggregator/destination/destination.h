@@ -29,7 +29,7 @@ struct destination_spec {
     enum destination_kind kind;
     enum destination_form form;
     bool profiles;    /* also wants merged profiles and status; kept for the caller, not acted upon here */
-    const char *pool; /* whose it is: equal requests of two pools are two destinations; NULL: "" */
+    const char *pool; /* whose it is, "<uid>-<source>": equal requests of two pools are two destinations; NULL: "" */
     /* a file */
     const char *path; /* absolute */
     bool flush;       /* write at once; else gathered for up to a second or 64 KiB */
@@ -65,6 +65,9 @@ void destination_put(int id, const char *line, size_t bytes);
  * attempt. Returns false if that took longer than `timeout_ms`.
  */
 bool destination_sync(unsigned timeout_ms);
+
+/** Has all that was put been delivered or given up? True for an unknown id. */
+bool destination_idle(int id);
 
 /** A new object {kind, target, delivered, failed, dropped, last_error}, in lines; NULL for an unknown id. */
 json_t *destination_status(int id);

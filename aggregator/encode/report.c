@@ -208,7 +208,8 @@ static bool fill_actions(json_t *report, const struct merge *merge, struct profi
             (options->action != NULL &&
              strcmp(options->action, names_text(&merge->types, totals->type)) != 0))
             continue;
-        json_t *json = action_json(merge, totals, profile->cell + low, end - low, &lines, &names, options);
+        const struct cell *first = end != low ? &profile->cell[low] : NULL;
+        json_t *json = action_json(merge, totals, first, end - low, &lines, &names, options);
         if (json != NULL)
             action[count++] = json;
     }

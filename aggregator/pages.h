@@ -1,0 +1,48 @@
+/*
+ * Pages: the two small files of a pool that its workers map, `budget` and `rates` (shm/budget.h,
+ * shm/rates.h).
+ *
+ * Made when a pool is found, mapped again by an aggregator that takes over, never replaced while the folder
+ * lives: workers keep their mapping. They belong to the pool's uid, who may cut them short at any time, so
+ * they are touched under the guard. Where one was cut, everything here fails without harm until pages_open
+ * has put it back.
+ */
+#ifndef AGGREGATOR_PAGES_H
+#define AGGREGATOR_PAGES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "shm/budget.h"
+#include "shm/rates.h"
+
+struct pages {
+    struct budget_page *budget; /* mapped */
+    struct rates_page *rates;
+};
+
+/**
+ * Map the pages in a pool's folder; make what is not there, restore what was cut. May be called again at any
+ * time. 0, or -errno with fault_text(): then what was mapped before stays.
+ */
+int pages_open(struct pages *pages, const char *folder, uid_t uid);
+
+void pages_close(struct pages *pages);
+
+/** All below: false if the page was cut. */
+
+bool pages_heartbeat(const struct pages *pages, uint64_t now_ns);
+
+bool pages_publish(const struct pages *pages, const struct rates *rates);
+
+/** What was published last; false also if nothing ever was. */
+bool pages_published(const struct pages *pages, struct rates *rates);
+
+/** budget_audit; `*damaged` tells whether the word had to be set back. */
+bool pages_audit(const struct pages *pages, uint32_t cycle, bool *damaged);
+
+/** Most tokens ever taken in one cycle; 0 if the page was cut. */
+uint64_t pages_peak(const struct pages *pages);
+
+#endif
