@@ -1,6 +1,7 @@
 /* Asking the aggregator: see client.h. */
 #include "aggregator/cli/client.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,6 +12,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "aggregator/cli/cli.h"
+#include "aggregator/cli/private_directory.h"
 #include "shm/directory.h"
 #include "shm/fault.h"
 
@@ -28,7 +31,7 @@ static int connect_in(const char *directory)
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
         int rc =
             fault(errno,
-                  "no aggregator answers in %s (one starts with the first profiled worker; --directory or "
+                  "no aggregator answers in %s (it starts with the first profiled action; --directory or "
                   "PROFILOMATIC_DIR names another place)",
                   directory);
         if (fd >= 0)
@@ -42,6 +45,56 @@ static int connect_in(const char *directory)
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
     return fd;
+}
+
+/*
+ * Where nobody named a directory and none serves the default one, a `profilomatic run` under way may be
+ * meant: it has a private directory below the default parent.
+ */
+static int connect_to_run(char *serving, size_t bytes)
+{
+    char parent[DIRECTORY_PATH_MAX], path[DIRECTORY_PATH_MAX], list[384] = "";
+    unsigned count = 0;
+    int found = -1;
+    if (private_directory_parent(parent) != 0)
+        return -1;
+    DIR *folder = opendir(parent);
+    const struct dirent *entry;
+    while (folder != NULL && (entry = readdir(folder)) != NULL) {
+        int fd = -1;
+        if (strncmp(entry->d_name, "run-", 4) != 0 || directory_join(path, parent, entry->d_name) != 0 ||
+            (fd = connect_in(path)) < 0)
+            continue;
+        if (count++ == 0) {
+            found = fd;
+            snprintf(serving, bytes, "%s", path);
+        } else {
+            close(fd);
+        }
+        snprintf(list + strlen(list), sizeof list - strlen(list), " --directory %s", path);
+    }
+    if (folder != NULL)
+        closedir(folder);
+    if (count <= 1)
+        return found;
+    close(found);
+    fault(0, "more than one `profilomatic run` is under way; name one:%s", list);
+    return -EINVAL;
+}
+
+static int connect_anywhere(const char *directory)
+{
+    char standard[DIRECTORY_PATH_MAX], run[DIRECTORY_PATH_MAX];
+    const char *named = getenv("PROFILOMATIC_DIR");
+    if (directory != NULL)
+        return connect_in(directory);
+    int rc = directory_default(standard);
+    if (rc != 0 || (rc = connect_in(standard)) >= 0 || (named != NULL && *named != '\0'))
+        return rc;
+    int fd = connect_to_run(run, sizeof run);
+    if (fd >= 0)
+        complain("asking the `profilomatic run` in %s", run);
+    return fd == -1 ? connect_in(standard) : fd; /* again, for the words */
 }
 
 static int send_line(int fd, const char *text)
@@ -112,18 +165,11 @@ static int understand(const char *line, size_t length, json_t **reply)
 
 int client_ask(const char *directory, const json_t *request, json_t **reply)
 {
-    char standard[DIRECTORY_PATH_MAX];
-    if (directory == NULL) {
-        int rc = directory_default(standard);
-        if (rc != 0)
-            return rc;
-        directory = standard;
-    }
     char *text = json_dumps(request, JSON_COMPACT), *line = NULL;
     size_t length = 0;
     if (text == NULL)
         return fault(ENOMEM, "request");
-    int fd = connect_in(directory);
+    int fd = connect_anywhere(directory);
     int rc = fd < 0 ? fd : send_line(fd, text);
     if (rc == 0)
         rc = receive_line(fd, &line, &length);

@@ -32,13 +32,19 @@ static void print_help(FILE *out)
 
 int main(int argc, char **argv)
 {
+    static char wants_help[] = "--help";
     const char *names[VERBS + 1] = {NULL};
     if (argc < 2) {
         print_help(stderr);
         return CLI_USAGE;
     }
     const char *word = argv[1];
-    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0) {
+    bool help = strcmp(word, "help") == 0;
+    if (help && argc > 2) { /* "help run" is "run --help" */
+        word = argv[2];
+        argv[2] = wants_help;
+        argc = 3;
+    } else if (help || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
         print_help(stdout);
         return CLI_OK;
     }

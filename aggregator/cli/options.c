@@ -2,7 +2,6 @@
 #include "aggregator/cli/cli.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +21,33 @@ int usage_error(const char *verb)
 {
     fprintf(stderr, "try: profilomatic %s%s--help\n", verb, *verb == '\0' ? "" : " ");
     return CLI_USAGE;
+}
+
+int option_error(const char *verb, int refused, char **argv, const struct option *options)
+{
+    enum {
+        NAMES = 32,
+    };
+    const char *names[NAMES] = {NULL}, *word = argv[optind - 1];
+    char shown[3] = {'-', (char)optopt, '\0'}, name[NAMES] = "";
+    bool is_long = word[0] == '-' && word[1] == '-';
+    if (!is_long)
+        word = shown;
+    else
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(word + 2, "="), word + 2);
+    for (unsigned i = 0; i + 1 < NAMES && options[i].name != NULL; i++)
+        names[i] = options[i].name;
+
+    const char *near = is_long ? nearest_name(name, names) : NULL;
+    if (refused == ':')
+        complain("%s: %s wants a value", verb, word);
+    else if (is_long && optopt != 0)
+        complain("%s: --%s takes no value", verb, name);
+    else if (near != NULL)
+        complain("%s: there is no option --%s; did you mean --%s?", verb, name, near);
+    else
+        complain("%s: there is no option %s", verb, word);
+    return usage_error(verb);
 }
 
 static unsigned least(unsigned a, unsigned b, unsigned c)
@@ -73,33 +99,35 @@ bool parse_ratio(const char *option, const char *text, double *out)
         end++;
     }
     if (end == text || *end != '\0' || errno != 0 || !(value > 0 && value <= 1)) {
-        complain("%s: \"%s\" is no share; give a number like 0.02 or 2%%", option, text);
+        complain("%s: \"%s\" is no share; give more than 0 and at most 1 (100%%), as in 0.02 or 2%%", option,
+                 text);
         return false;
     }
     *out = value;
     return true;
 }
 
-bool parse_seconds(const char *option, const char *text, double *out)
+bool parse_seconds(const char *option, const char *text, double least_value, double most, double *out)
 {
     char *end;
     errno = 0;
     double value = strtod(text, &end);
-    if (end == text || *end != '\0' || errno != 0 || !isfinite(value) || value <= 0) {
-        complain("%s: \"%s\" is no time; give seconds, more than 0", option, text);
+    if (end == text || *end != '\0' || errno != 0 || !(value >= least_value && value <= most)) {
+        complain("%s: \"%s\" is no time for it; give seconds, from %g to %g", option, text, least_value,
+                 most);
         return false;
     }
     *out = value;
     return true;
 }
 
-bool parse_count(const char *option, const char *text, uint32_t *out)
+bool parse_count(const char *option, const char *text, uint32_t most, uint32_t *out)
 {
     char *end;
     errno = 0;
     unsigned long value = strtoul(text, &end, 10);
-    if (end == text || *end != '\0' || *text == '-' || errno != 0 || value > UINT32_MAX) {
-        complain("%s: \"%s\" is no whole number from 0 on", option, text);
+    if (end == text || *end != '\0' || *text == '-' || errno != 0 || value > most) {
+        complain("%s: \"%s\" is no whole number from 0 to %u", option, text, most);
         return false;
     }
     *out = (uint32_t)value;

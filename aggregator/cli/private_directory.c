@@ -69,17 +69,29 @@ static void sweep(const char *parent)
         closedir(folder);
 }
 
-static int make_parent(char parent[DIRECTORY_PATH_MAX])
+int private_directory_parent(char parent[DIRECTORY_PATH_MAX])
 {
     struct stat st;
     snprintf(parent, DIRECTORY_PATH_MAX, "/dev/shm/profilomatic-%lu", (unsigned long)geteuid());
-    int rc = directory_make(parent);
-    if (rc != 0)
-        return rc;
+    if (lstat(parent, &st) != 0)
+        return fault(errno, "cannot look at %s", parent);
     /* /dev/shm is everybody's: a folder that another user made first must not be trusted. */
-    if (lstat(parent, &st) != 0 || st.st_uid != geteuid() || (st.st_mode & 022) != 0)
+    if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022) != 0)
         return fault(EPERM, "%s belongs to somebody else or is open to others", parent);
     return 0;
+}
+
+static int make_parent(char parent[DIRECTORY_PATH_MAX])
+{
+    snprintf(parent, DIRECTORY_PATH_MAX, "/dev/shm/profilomatic-%lu", (unsigned long)geteuid());
+    int rc = -ENOENT;
+    for (int tries = 0; tries < 3 && rc == -ENOENT;
+         tries++) { /* another `run` that ends takes it away if empty */
+        rc = directory_make(parent);
+        if (rc == 0)
+            rc = private_directory_parent(parent);
+    }
+    return rc;
 }
 
 static int take_lock(struct private_directory *directory)

@@ -15,6 +15,10 @@ struct private_directory {
     int lock; /* descriptor, closed on exec */
 };
 
+/** The folder of the private directories of this user's runs. 0, or -errno if it is missing or not ours
+ * alone. */
+int private_directory_parent(char parent[DIRECTORY_PATH_MAX]);
+
 /** Make it. 0, or -errno with fault_text(); then nothing is left behind. */
 int private_directory_make(struct private_directory *directory);
 

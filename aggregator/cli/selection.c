@@ -19,14 +19,15 @@ bool selection_option(struct selection *selection, int option, const char *value
         selection->directory = value;
         return true;
     case OPTION_LIMIT:
-        return parse_count("--limit", value, &selection->limit);
+        return parse_count("--limit", value, UINT32_MAX, &selection->limit);
     case 'd':
-        return parse_seconds("--duration", value, &selection->seconds);
+        return parse_seconds("--duration", value, SELECTION_LEAST_SECONDS, SELECTION_MOST_SECONDS,
+                             &selection->seconds);
     case 'a':
         selection->action = value;
         return true;
     default:
-        return false; /* unknown: getopt_long has told */
+        return false; /* none of these */
     }
 }
 
@@ -44,29 +45,48 @@ bool selection_file(struct selection *selection, int argc, char **argv)
     return true;
 }
 
-int selection_read_file(const char *path, json_t **report)
+#define SAVED_BY "a report is what `run -o FILE` or `export -F json` saved"
+
+/* The JSON in it, or NULL with fault_text(). `name` is what to call it. */
+static json_t *read_json(const char *path, const char *name)
 {
     json_error_t error;
     FILE *in = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
-    if (in == NULL)
-        return fault(errno, "cannot open %s", path);
-    json_t *loaded = json_loadf(in, 0, &error);
+    if (in == NULL) {
+        fault(errno, "cannot open %s", name);
+        return NULL;
+    }
+    int first = getc(in), failed = ferror(in) ? errno : 0;
+    ungetc(first, in);
+    json_t *loaded = first == EOF ? NULL : json_loadf(in, 0, &error);
+    if (failed != 0)
+        fault(failed, "cannot read %s", name);
+    else if (first == EOF)
+        fault(0, "%s is empty; " SAVED_BY, name);
+    else if (loaded == NULL)
+        fault(0, "%s is no report: line %d: %s; " SAVED_BY, name, error.line, error.text);
     if (in != stdin)
         fclose(in);
+    return loaded;
+}
+
+int selection_read_file(const char *path, json_t **report)
+{
+    const char *name = strcmp(path, "-") == 0 ? "standard input" : path;
+    json_t *loaded = read_json(path, name);
     if (loaded == NULL)
-        return fault(EINVAL, "%s, line %d: %s; it should be a report saved by `run -o` or `export -F json`",
-                     path, error.line, error.text);
+        return -EINVAL;
     if (!json_is_array(json_object_get(loaded, "actions")) ||
         !json_is_object(json_object_get(loaded, "window"))) {
         json_decref(loaded);
-        return fault(EINVAL, "%s is no report; it should be saved by `run -o` or `export -F json`", path);
+        fault(0, "%s is no report; " SAVED_BY, name);
+        return -EINVAL;
     }
     const char *schema = json_string_value(json_object_get(loaded, "schema"));
     if (schema != NULL && strcmp(schema, "profilomatic/report/1") != 0) {
-        int rc = fault(EINVAL, "%s has the form \"%s\"; this program reads \"profilomatic/report/1\"", path,
-                       schema);
+        fault(0, "%s has the form \"%s\"; this program reads \"profilomatic/report/1\"", name, schema);
         json_decref(loaded);
-        return rc;
+        return -EINVAL;
     }
     *report = loaded;
     return 0;

@@ -24,6 +24,10 @@ enum {
     SELECTION_LIMIT = 20, /* rows of lines where nobody says how many */
 };
 
+/** What --duration may ask for. */
+#define SELECTION_LEAST_SECONDS 0.001
+#define SELECTION_MOST_SECONDS 1e9
+
 /** The options, for getopt_long (short ones: SELECTION_SHORT). */
 #define SELECTION_SHORT "d:a:"
 enum {

@@ -8,7 +8,10 @@
 enum {
     BAR = 20, /* characters of a full bar */
     SHOWN = 32,
+    FEW_SAMPLES = 3, /* up to so many, a row says how many it rests on */
 };
+
+#define LEAST_SHARE 0.0005
 
 /* A number under `key`; NAN where there is none. */
 static double number(const json_t *object, const char *key)
@@ -67,14 +70,28 @@ static void print_overhead(FILE *out, const json_t *overhead, double seconds)
 {
     char a[SHOWN], b[SHOWN], c[SHOWN], d[SHOWN], e[SHOWN], f[SHOWN];
     double ratio = number(overhead, "ratio"), budget = number(overhead, "budget");
-    fprintf(out,
-            "overhead %s of the workers' CPU, budget %s%s: sampler %s, hooks %s, aggregator %s; workers %s\n",
-            show_percent(ratio, a), show_percent(budget, b),
-            !(ratio > budget) ? ""
-            : seconds < 20    ? " (the start weighs in so short a time)"
-                              : " (exceeded)",
+    if (ratio > 0 || number_or_zero(overhead, "worker_cpu") > 0)
+        fprintf(out, "overhead %s of the workers' CPU, budget %s%s", show_percent(ratio, a),
+                show_percent(budget, b),
+                !(ratio > budget) ? ""
+                : seconds < 20    ? " (the start weighs in so short a time)"
+                                  : " (exceeded)");
+    else
+        fprintf(out, "overhead: no CPU time of the workers was measured yet");
+    fprintf(out, ": sampler %s, hooks %s, aggregator %s; workers %s\n",
             show_time(number(overhead, "sampler_cpu"), c), show_time(number(overhead, "hook_cpu"), d),
             show_time(number(overhead, "aggregator_cpu"), e), show_time(number(overhead, "worker_cpu"), f));
+}
+
+/* "2025-01-01T12:00:00.123456Z" as "2025-01-01 12:00:00 UTC"; anything else as it is. */
+static void print_instant(FILE *out, const char *instant)
+{
+    int year, month, day, hour, minute, second;
+    if (sscanf(instant, "%4d-%2d-%2dT%2d:%2d:%2d", &year, &month, &day, &hour, &minute, &second) == 6 &&
+        instant[strlen(instant) - 1] == 'Z')
+        fprintf(out, "%04d-%02d-%02d %02d:%02d:%02d UTC", year, month, day, hour, minute, second);
+    else
+        print_name(out, instant);
 }
 
 static void print_head(FILE *out, const json_t *report)
@@ -82,18 +99,19 @@ static void print_head(FILE *out, const json_t *report)
     char a[SHOWN];
     const json_t *window = json_object_get(report, "window"),
                  *cycle = json_object_get(report, "actions_per_cycle");
+    double admitted = number_or_zero(cycle, "admitted"), shed = number_or_zero(cycle, "shed");
     fprintf(out, "profilomatic report: ");
     print_name(out, text(report, "source"));
     fprintf(out, ", %s from ", show_time(number(window, "seconds"), a));
-    print_name(out, text(window, "start"));
+    print_instant(out, text(window, "start"));
     fprintf(out, ", %.0f worker%s\n", number_or_zero(report, "workers"),
             number_or_zero(report, "workers") == 1 ? "" : "s");
     print_overhead(out, json_object_get(report, "overhead"), number(window, "seconds"));
-    fprintf(out, "profiled %.0f actions, shed %.0f", number_or_zero(cycle, "admitted"),
-            number_or_zero(cycle, "shed"));
+    fprintf(out, "profiled %.0f of %.0f actions", admitted, admitted + shed);
     if (number_or_zero(cycle, "cap") > 0)
-        fprintf(out, "; at most %.0f in a cycle of %s, cap %.0f", number_or_zero(cycle, "max_in_a_cycle"),
-                show_time(number(cycle, "cycle_seconds"), a), number(cycle, "cap"));
+        fprintf(out, ", at most %.0f new in a cycle of %s (cap %.0f)",
+                number_or_zero(cycle, "max_in_a_cycle"), show_time(number(cycle, "cycle_seconds"), a),
+                number(cycle, "cap"));
     fprintf(out, "; %.0f samples, %.0f records dropped\n", number_or_zero(report, "samples"),
             number_or_zero(report, "dropped"));
     if (number_or_zero(report, "quarantined") > 0)
@@ -114,7 +132,7 @@ static void print_notes(FILE *out, const json_t *object)
     }
 }
 
-/* "blocked 70.5 %, cpu 21.5 %": largest first. */
+/* "blocked 70.5 %, cpu 21.5 %": largest first, without those that would show as next to nothing. */
 static void print_states(FILE *out, const json_t *action)
 {
     struct state {
@@ -123,7 +141,7 @@ static void print_states(FILE *out, const json_t *action)
     } states[] = {{"cpu", 0}, {"native", 0}, {"gil_wait", 0}, {"blocked", 0}, {"runnable", 0}};
     char shown[SHOWN];
     double wall = number_or_zero(action, "wall");
-    unsigned known = 0;
+    unsigned known = 0, shares = 0;
     for (unsigned i = 0; i < 5; i++) {
         double seconds = number(action, states[i].name);
         if (isnan(seconds))
@@ -137,7 +155,9 @@ static void print_states(FILE *out, const json_t *action)
     if (known == 0)
         fprintf(out, "where it went is not known: none was profiled");
     for (unsigned i = 0; i < known; i++)
-        fprintf(out, "%s%s %s", i == 0 ? "" : ", ", states[i].name, show_percent(states[i].share, shown));
+        if (i == 0 || states[i].share >= LEAST_SHARE)
+            fprintf(out, "%s%s %s", shares++ == 0 ? "" : ", ", states[i].name,
+                    show_percent(states[i].share, shown));
 }
 
 static void print_bar(FILE *out, double share)
@@ -159,6 +179,9 @@ static void print_hot(FILE *out, const json_t *hot)
         fprintf(out, " %7s %8s  %-8s  ", show_percent(number(row, "share"), a),
                 show_time(number(row, "self_time"), b), text(row, "state"));
         print_name(out, text(row, "instruction"));
+        double samples = number_or_zero(row, "samples");
+        if (samples > 0 && samples <= FEW_SAMPLES)
+            fprintf(out, " (%.0f sample%s)", samples, samples == 1 ? "" : "s");
         putc('\n', out);
     }
 }
@@ -184,18 +207,21 @@ static void print_action(FILE *out, const json_t *action)
 {
     char shown[5][SHOWN];
     const json_t *latency = json_object_get(action, "latency");
-    double errors = number_or_zero(action, "errors");
+    const json_t *hot = json_object_get(action, "hot");
+    double errors = number_or_zero(action, "errors"), profiled = number_or_zero(action, "profiled");
     putc('\n', out);
     print_name(out, text(action, "action_type"));
     fprintf(out, "\n  %.0f ended, %.0f with an error, %.0f profiled\n", number_or_zero(action, "count"),
-            errors, number_or_zero(action, "profiled"));
+            errors, profiled);
     fprintf(out, "  p50 %s, p90 %s, p99 %s, max %s, mean %s\n", show_time(number(latency, "p50"), shown[0]),
             show_time(number(latency, "p90"), shown[1]), show_time(number(latency, "p99"), shown[2]),
             show_time(number(latency, "max"), shown[3]), show_time(number(latency, "mean"), shown[4]));
     fprintf(out, "  %s in all: ", show_time(number(action, "wall"), shown[0]));
     print_states(out, action);
     putc('\n', out);
-    print_hot(out, json_object_get(action, "hot"));
+    if (profiled > 0 && json_array_size(hot) == 0)
+        fprintf(out, "    no sample of a line yet: short actions are rarely met by one\n");
+    print_hot(out, hot);
     print_slow_because(out, json_object_get(action, "slow_because"));
 }
 

@@ -66,9 +66,12 @@ int verb_export(int argc, char **argv)
     struct selection selection = {.limit = SELECTION_LIMIT, .stacks = true};
     const char *format = "json", *unit = "samples", *path = NULL;
     int option;
-    while ((option = getopt_long(argc, argv, SELECTION_SHORT "F:o:h", options, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, ":" SELECTION_SHORT "F:o:h", options, NULL)) != -1) {
         bool good = true;
         switch (option) {
+        case '?':
+        case ':':
+            return option_error("export", option, argv, options);
         case 'h':
             print_help();
             return CLI_OK;

@@ -26,11 +26,13 @@ int verb_report(int argc, char **argv)
     struct selection selection = {.limit = UINT32_MAX};
     bool json = false;
     int option;
-    while ((option = getopt_long(argc, argv, SELECTION_SHORT "h", options, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, ":" SELECTION_SHORT "h", options, NULL)) != -1) {
         if (option == 'h') {
             print_help();
             return CLI_OK;
         }
+        if (option == '?' || option == ':')
+            return option_error("report", option, argv, options);
         if (option == 'j')
             json = true;
         else if (!selection_option(&selection, option, optarg))

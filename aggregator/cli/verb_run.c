@@ -12,7 +12,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,6 +24,7 @@
 #include "aggregator/cli/private_directory.h"
 #include "aggregator/cli/selection.h"
 #include "aggregator/cli/service.h"
+#include "aggregator/cli/survivors.h"
 #include "aggregator/cli/text.h"
 #include "shm/fault.h"
 
@@ -33,6 +36,11 @@ enum {
     OPTION_SCOPE,
     OPTION_QUIET,
 };
+
+/* Bounds that the Python package sets as well (settings.py). */
+#define INTERVAL_LEAST 0.001
+#define INTERVAL_MOST 10
+#define MAX_ACTIONS_MOST INT32_MAX
 
 static const char *const granularities[] = {"file", "method", "line", NULL};
 static const char *const scopes[] = {"actions", "process", NULL};
@@ -89,12 +97,12 @@ static bool take_option(struct run_options *o, int option, const char *value)
         return parse_ratio("--max-overhead", value, &number) &&
                snprintf(o->max_overhead, sizeof o->max_overhead, "%.9g", number) > 0;
     case OPTION_INTERVAL:
-        return parse_seconds("--interval", value, &number) &&
+        return parse_seconds("--interval", value, INTERVAL_LEAST, INTERVAL_MOST, &number) &&
                snprintf(o->interval, sizeof o->interval, "%.9g", number) > 0;
     case OPTION_GRANULARITY:
         return parse_choice("--granularity", o->granularity = value, granularities);
     case OPTION_MAX_ACTIONS:
-        return parse_count("--max-actions", value, &count) &&
+        return parse_count("--max-actions", value, MAX_ACTIONS_MOST, &count) &&
                snprintf(o->max_actions, sizeof o->max_actions, "%u", count) > 0;
     case OPTION_SOURCE:
         o->source = value;
@@ -116,7 +124,7 @@ static bool take_option(struct run_options *o, int option, const char *value)
     case OPTION_LIMIT:
         return selection_option(&o->shown, option, value);
     default:
-        return false; /* unknown: getopt_long has told */
+        return false; /* none of these */
     }
 }
 
@@ -139,16 +147,18 @@ static int read_options(struct run_options *o, int argc, char **argv)
     int option;
     *o = (struct run_options){.shown.limit = TEXT_ROWS};
     /* "+": the options end where the command begins. */
-    while ((option = getopt_long(argc, argv, "+o:F:qa:h", options, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, "+:o:F:qa:h", options, NULL)) != -1) {
         if (option == 'h') {
             print_help();
             return -1;
         }
+        if (option == '?' || option == ':')
+            return option_error("run", option, argv, options);
         if (!take_option(o, option == 'q' ? OPTION_QUIET : option, optarg))
             return usage_error("run");
     }
     if (optind == argc) {
-        complain("run: no command; write it behind --");
+        complain("run: no COMMAND; write it behind the options, as in: profilomatic run -- gunicorn app:app");
         return usage_error("run");
     }
     if (o->format != NULL && o->output == NULL) {
@@ -280,8 +290,47 @@ static void catch_signals(struct run *run)
     sigaction(SIGPIPE, &ignore, &run->pipe_before);
 }
 
+/* The operator's own word, which Python processes heed too: nothing is profiled. */
+static bool forbidden(void)
+{
+    static const char *const off[] = {"0", "false", "no", "off"};
+    const char *value = getenv("PROFILOMATIC_ENABLED");
+    for (unsigned i = 0; value != NULL && i < sizeof off / sizeof *off; i++)
+        if (strcasecmp(value, off[i]) == 0)
+            return true;
+    return false;
+}
+
+/* Hours may pass before the profile is written, so what stands against it is said at once. */
+static void check_output(const char *path)
+{
+    char folder[PLACES_PATH_MAX];
+    struct stat st;
+    int error = 0;
+    if (strcmp(path, "-") == 0)
+        return;
+    if (stat(path, &st) == 0) {
+        error = S_ISDIR(st.st_mode) ? EISDIR : access(path, W_OK) != 0 ? errno : 0;
+    } else {
+        const char *slash = strrchr(path, '/');
+        snprintf(folder, sizeof folder, "%.*s", slash == NULL ? 1 : (int)(slash - path) + 1,
+                 slash == NULL ? "." : path);
+        error = access(folder, W_OK | X_OK) != 0 ? errno : 0;
+    }
+    if (error != 0)
+        complain("--output: as it is now, %s cannot be written: %s. The command runs all the same", path,
+                 strerror(error));
+}
+
 static void switch_on(struct run *run)
 {
+    if (forbidden()) {
+        complain("profiling is off: PROFILOMATIC_ENABLED=%s. The command runs without it",
+                 getenv("PROFILOMATIC_ENABLED"));
+        return;
+    }
+    if (run->options->output != NULL)
+        check_output(run->options->output);
     int rc = places_python(run->python);
     if (rc == 0)
         rc = private_directory_make(&run->directory);
@@ -327,8 +376,10 @@ static void show(const struct run_options *o, json_t *report)
     text_report(stderr, report, o->shown.action == NULL ? TEXT_ACTIONS : SIZE_MAX);
 }
 
-static void switch_off(struct run *run, bool wanted)
+static void switch_off(struct run *run, bool ran)
 {
+    const struct run_options *o = run->options;
+    bool wanted = ran && (!o->quiet || o->output != NULL);
     sigset_t interrupts;
     if (!run->profiling)
         return;
@@ -339,10 +390,18 @@ static void switch_off(struct run *run, bool wanted)
     sigaddset(&interrupts, SIGQUIT);
     bool attached = anything_attached(run->directory.path);
     json_t *report = service_stop(&run->service, &interrupts, wanted && attached);
+    struct survivors left = survivors_find(run->directory.path, run->python);
+    if (left.count != 0)
+        complain(
+            "the command has ended, but %u process%s of it (%d%s) still run%s, no longer profiled: a server "
+            "must stay in the foreground",
+            left.count, left.count == 1 ? "" : "es", (int)left.first, left.count == 1 ? "" : ", ...",
+            left.count == 1 ? "s" : "");
     if (report != NULL)
-        show(run->options, report);
+        show(o, report);
     else if (wanted && !attached)
-        complain("nothing to report: no action began in a Python process under the command");
+        complain("nothing to report%s%s: no action began in a Python process under the command",
+                 o->output == NULL ? "" : " or to write to ", o->output == NULL ? "" : o->output);
     json_decref(report);
     private_directory_remove(&run->directory);
 }

@@ -48,11 +48,16 @@ int verb_status(int argc, char **argv)
     struct selection selection = {0};
     bool json = false;
     int option;
-    while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv,
+                                 ":"
+                                 "h",
+                                 options, NULL)) != -1) {
         if (option == 'h') {
             print_help();
             return CLI_OK;
         }
+        if (option == '?' || option == ':')
+            return option_error("status", option, argv, options);
         if (option == 'j')
             json = true;
         else if (!selection_option(&selection, option, optarg))

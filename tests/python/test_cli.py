@@ -165,12 +165,29 @@ def test_an_unknown_verb_names_the_nearest_one():
         ['run', '--max-actions', '1.5', '--', 'true'],
         ['run', '-F', 'json', '--', 'true'],
         ['run', '--source', 'x' * 65, '--', 'true'],
+        ['run', '--interval', '100', '--', 'true'],
+        ['run', '--max-actions', '2147483648', '--', 'true'],
+        ['run', '--output'],
+        ['run', '--quiet=1', '--', 'true'],
+        ['run', '-z', '--', 'true'],
     ],
 )
 def test_wrong_usage_is_told_with_status_2(arguments):
     out = profilomatic(*arguments)
     assert (out.returncode, out.stdout) == (2, '')
     assert '--help' in out.stderr
+    assert out.stderr.startswith('profilomatic: ')
+
+
+@pytest.mark.parametrize(
+    'verb, slip, meant', [('run', '--max-overhed', '--max-overhead'), ('report', '--lmit=3', '--limit')]
+)
+def test_a_mistyped_option_names_the_nearest_one(verb, slip, meant):
+    assert f'did you mean {meant}?' in profilomatic(verb, slip).stderr
+
+
+def test_help_may_come_before_the_verb():
+    assert profilomatic('help', 'run').stdout == profilomatic('run', '--help').stdout
 
 
 # ---- a saved report ----
@@ -182,7 +199,8 @@ def test_a_report_tells_what_was_slow_where_and_what_it_cost(saved):
     head, *rest = out.stdout.split('\n\n')
     assert 'web-1' in head and '30.0 s' in head and '4 workers' in head
     assert 'overhead 1.10 %' in head and 'budget 2.00 %' in head and 'exceeded' not in head
-    assert 'profiled 290 actions, shed 8123; at most 9 in a cycle of 1.00 s, cap 10' in head
+    assert 'profiled 290 of 8413 actions, at most 9 new in a cycle of 1.00 s (cap 10); 15321 samples' in head
+    assert '2025-01-01 12:00:00 UTC' in head
     assert 'note: two requests differ' in head
     first = rest[0]
     assert first.startswith('/checkout/<int:id>\n  8413 ended, 3 with an error, 290 profiled\n')
@@ -204,6 +222,20 @@ def test_a_budget_that_was_exceeded_is_said(tmp_path):
     assert '(exceeded)' in profilomatic('report', path).stdout
     path = changed(tmp_path, lambda r: (r['overhead'].update(ratio=0.03), r['window'].update(seconds=4.0)))
     assert '(the start weighs' in profilomatic('report', path).stdout
+
+
+def test_what_is_not_known_yet_is_not_shown_as_nothing(tmp_path):
+    path = changed(tmp_path, lambda report: report['overhead'].update(ratio=0.0, worker_cpu=0.0))
+    assert 'no CPU time of the workers was measured yet' in profilomatic('report', path).stdout
+    path = changed(tmp_path, lambda report: report['actions'][0].update(hot=[], slow_because=[]))
+    assert 'no sample of a line yet' in profilomatic('report', path).stdout
+
+
+def test_a_line_that_rests_on_few_samples_says_so(tmp_path):
+    path = changed(tmp_path, lambda report: report['actions'][0]['hot'][0].update(samples=1))
+    assert 'shop/db.py:load_cart:41 (1 sample)\n' in profilomatic('report', path).stdout
+    path = changed(tmp_path, lambda report: report['actions'][0]['hot'][0].update(samples=400))
+    assert 'shop/db.py:load_cart:41\n' in profilomatic('report', path).stdout
 
 
 def test_json_gives_the_report_back(saved):
@@ -245,6 +277,9 @@ def test_what_is_no_report_is_refused_with_the_reason(tmp_path, text):
     for verb in ('report', 'export'):
         out = profilomatic(verb, path)
         assert out.returncode == 1 and str(path) in out.stderr
+        assert out.stderr.count('\n') == 1 and 'Invalid argument' not in out.stderr
+        assert ('is empty' in out.stderr) == (text == '')
+    assert 'Is a directory' in profilomatic('report', tmp_path).stderr
     assert profilomatic('report', tmp_path / 'missing').returncode == 1
 
 
@@ -670,3 +705,64 @@ def test_a_command_without_python_has_nothing_to_report():
     out = run('true')
     assert out.returncode == 0 and 'nothing to report' in out.stderr
     assert out.stderr.count('\n') == 1
+
+
+def test_without_a_report_asked_for_a_command_without_python_is_silent():
+    out = run('true', options=['--quiet'])
+    assert (out.returncode, out.stderr) == (0, '')
+
+
+def test_an_output_that_will_not_be_written_is_told_at_the_start(tmp_path):
+    for path in (tmp_path, tmp_path / 'no' / 'where'):
+        out = run('sh', '-c', 'echo on >&2; exit 5', options=['-o', path])
+        told, ran, nothing = out.stderr.splitlines()
+        assert str(path) in told and ran == 'on' and str(path) in nothing
+        assert out.returncode == 5
+
+
+@pytest.mark.parametrize('word', ['0', 'off'])
+def test_the_operators_no_holds_for_run_too(word):
+    out = run('sh', '-c', 'echo $PROFILOMATIC_ENABLED; exit 5', env={**os.environ, 'PROFILOMATIC_ENABLED': word})
+    assert (out.returncode, out.stdout) == (5, '0\n')
+    assert out.stderr == f'profilomatic: profiling is off: PROFILOMATIC_ENABLED={word}. The command runs without it\n'
+
+
+DAEMON = """
+import os, sys, time
+import profilomatic
+if os.fork():
+    os._exit(0)
+os.setsid()
+print(os.getpid(), flush=True)
+null = os.open('/dev/null', os.O_RDWR)
+for number in (0, 1, 2):
+    os.dup2(null, number)
+time.sleep(30)
+"""
+
+
+def test_a_command_that_goes_into_the_background_is_told_that_profiling_ends():
+    out = run(sys.executable, '-c', DAEMON)
+    left = int(out.stdout)
+    try:
+        assert f'1 process of it ({left}) still runs, no longer profiled' in out.stderr
+    finally:
+        os.kill(left, signal.SIGKILL)
+
+
+def test_status_finds_the_one_run_under_way(start, monkeypatch):
+    monkeypatch.delenv('PROFILOMATIC_DIR', raising=False)
+    process = start('sleep', '30')
+    inside = f'/dev/shm/profilomatic-{os.geteuid()}/run-{process.pid}-'
+
+    def asked():
+        return profilomatic('status', '--json')
+
+    out = asked()
+    if 'more than one' in out.stderr or '"pools": [{' in out.stdout:
+        pytest.skip('others profile on this machine')
+    assert out.returncode == 0, out.stderr
+    assert inside in out.stderr and json.loads(out.stdout)['pools'] == []
+    start('sleep', '30')
+    out = asked()
+    assert out.returncode == 1 and inside in out.stderr and 'more than one' in out.stderr
