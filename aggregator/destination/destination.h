@@ -28,8 +28,9 @@ enum destination_form {
 struct destination_spec {
     enum destination_kind kind;
     enum destination_form form;
-    bool profiles;    /* also wants merged profiles and status; kept for the caller, not acted upon here */
-    const char *pool; /* whose it is, "<uid>-<source>": equal requests of two pools are two destinations; NULL: "" */
+    bool profiles; /* also wants merged profiles and status; kept for the caller, not acted upon here */
+    const char
+        *pool; /* whose it is, "<uid>-<source>": equal requests of two pools are two destinations; NULL: "" */
     /* a file */
     const char *path; /* absolute */
     bool flush;       /* write at once; else gathered for up to a second or 64 KiB */
