@@ -201,20 +201,20 @@ static PyType_Spec request_spec = {
     .slots = request_slots,
 };
 
-struct request *request_begin(struct module_state *state, PyObject *module, PyObject *name, PyObject *environ,
-                              PyObject *start_response)
+struct request *request_begin(struct module_state *state, PyObject *module, PyObject *name,
+                              PyObject *wsgi_environ, PyObject *start_response)
 {
     PyTypeObject *type = state->start_response_type;
     struct request *request = (struct request *)type->tp_alloc(type, 0);
     if (request == NULL)
         goto off;
     request->state = state;
-    request->environ = Py_NewRef(environ);
+    request->environ = Py_NewRef(wsgi_environ);
     request->start_response = Py_NewRef(start_response);
     request->name = Py_XNewRef(name);
     note_path(request);
 
-    PyObject *given = PyDict_GetItemWithError(environ, state->str_HTTP_X_TASK_UUID);
+    PyObject *given = PyDict_GetItemWithError(wsgi_environ, state->str_HTTP_X_TASK_UUID);
     if (given != NULL && !PyUnicode_Check(given))
         given = NULL;
     request->action = action_object_new(state, module, NULL, given);
@@ -228,9 +228,9 @@ struct request *request_begin(struct module_state *state, PyObject *module, PyOb
     }
     action_object_begin(request->action, hint, (size_t)length, name != NULL);
     PyObject *uuid = request->action->action.open ? action_object_uuid(request->action) : NULL;
-    if (uuid == NULL || PyDict_SetItem(environ, state->str_task_key, uuid) != 0)
+    if (uuid == NULL || PyDict_SetItem(wsgi_environ, state->str_task_key, uuid) != 0)
         goto off;
-    if (given == NULL && PyDict_SetItem(environ, state->str_HTTP_X_TASK_UUID, uuid) != 0)
+    if (given == NULL && PyDict_SetItem(wsgi_environ, state->str_HTTP_X_TASK_UUID, uuid) != 0)
         goto off;
     return request;
 off:

@@ -24,8 +24,8 @@ struct request {
  * Begin the action of a request to an application wrapped as `name` (NULL: named by its route or path). New
  * reference; NULL without an exception if it is to run without an action.
  */
-struct request *request_begin(struct module_state *state, PyObject *module, PyObject *name, PyObject *environ,
-                              PyObject *start_response);
+struct request *request_begin(struct module_state *state, PyObject *module, PyObject *name,
+                              PyObject *wsgi_environ, PyObject *start_response);
 
 /** End the action; harmless when it has ended. Leaves a pending exception as it is. */
 void request_finish(struct request *self);

@@ -40,7 +40,7 @@ def start_helpers():
 
 def compute():
     total = 0
-    for i in range(60000):
+    for i in range(250000):
         total += i * i % 7  # PLANTED compute
     return total
 
