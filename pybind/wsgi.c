@@ -26,15 +26,16 @@ static PyObject *call_application(PyObject *object, PyObject *args, PyObject *kw
         PyDict_Contains(PyTuple_GET_ITEM(args, 0), self->state->str_task_key) != 0)
         return PyObject_Call(self->application, args, kwargs);
 
-    PyObject *environ = PyTuple_GET_ITEM(args, 0);
+    PyObject *wsgi_environ = PyTuple_GET_ITEM(args, 0);
     struct meter_mark mark = meter_enter(&worker.meter);
     struct request *request =
-        request_begin(self->state, self->module, self->name, environ, PyTuple_GET_ITEM(args, 1));
+        request_begin(self->state, self->module, self->name, wsgi_environ, PyTuple_GET_ITEM(args, 1));
     meter_leave(&worker.meter, mark);
     if (request == NULL)
         return PyObject_Call(self->application, args, kwargs);
 
-    PyObject *result = PyObject_CallFunctionObjArgs(self->application, environ, (PyObject *)request, NULL);
+    PyObject *result =
+        PyObject_CallFunctionObjArgs(self->application, wsgi_environ, (PyObject *)request, NULL);
     if (result == NULL) {
         request->error = true;
         request_finish(request);
