@@ -204,6 +204,6 @@ def action(report, name):
     raise AssertionError(f'{name} is not in the report: {[row["action_type"] for row in report["actions"]]}')
 
 
-def leftovers():
-    """Runtime directories of `run` on the machine's shared memory."""
-    return sorted(str(p) for p in Path('/dev/shm').glob('profilomatic-*/run-*'))
+def leftovers(profiled):
+    """What this `run` has left in shared memory; others may be under way on this machine."""
+    return sorted(str(p) for p in Path('/dev/shm').glob(f'profilomatic-*/run-{profiled.process.pid}-*'))
