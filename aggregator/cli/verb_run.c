@@ -376,6 +376,25 @@ static void show(const struct run_options *o, json_t *report)
     text_report(stderr, report, o->shown.action == NULL ? TEXT_ACTIONS : SIZE_MAX);
 }
 
+static void tell_nothing(const struct run_options *o)
+{
+    bool everything = o->scope != NULL && strcmp(o->scope, "process") == 0;
+    complain("nothing to report%s%s: no action began in a Python process under the command%s",
+             o->output == NULL ? "" : " or to write to ", o->output == NULL ? "" : o->output,
+             everything ? "" : " (--scope process profiles what runs outside any action)");
+}
+
+static void tell_survivors(const struct run *run)
+{
+    struct survivors left = survivors_find(run->directory.path, run->python);
+    if (left.count != 0)
+        complain(
+            "the command has ended, but %u process%s of it (%d%s) still run%s, no longer profiled: a server "
+            "must stay in the foreground",
+            left.count, left.count == 1 ? "" : "es", (int)left.first, left.count == 1 ? "" : ", ...",
+            left.count == 1 ? "s" : "");
+}
+
 static void switch_off(struct run *run, bool ran)
 {
     const struct run_options *o = run->options;
@@ -390,18 +409,11 @@ static void switch_off(struct run *run, bool ran)
     sigaddset(&interrupts, SIGQUIT);
     bool attached = anything_attached(run->directory.path);
     json_t *report = service_stop(&run->service, &interrupts, wanted && attached);
-    struct survivors left = survivors_find(run->directory.path, run->python);
-    if (left.count != 0)
-        complain(
-            "the command has ended, but %u process%s of it (%d%s) still run%s, no longer profiled: a server "
-            "must stay in the foreground",
-            left.count, left.count == 1 ? "" : "es", (int)left.first, left.count == 1 ? "" : ", ...",
-            left.count == 1 ? "s" : "");
+    tell_survivors(run);
     if (report != NULL)
         show(o, report);
     else if (wanted && !attached)
-        complain("nothing to report%s%s: no action began in a Python process under the command",
-                 o->output == NULL ? "" : " or to write to ", o->output == NULL ? "" : o->output);
+        tell_nothing(o);
     json_decref(report);
     private_directory_remove(&run->directory);
 }
