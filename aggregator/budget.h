@@ -11,6 +11,11 @@
  * (up to 10 times), coarser stacks, fewer admitted actions, pause; and back in the reverse order. Cuts are
  * made at once, raises by at most 20 % a cycle and only where there is clear room. Where the hooks of
  * unprofiled actions alone pass the bound, they are switched to pass-through for a while.
+ *
+ * What the next cycle will cost is judged by cycles that were: the cost of work and the workers' CPU always
+ * from the same ones, so that a load that falls, and with it both, takes no detail away. A pool that idles
+ * spends nothing and is held ready: with as much work as a sudden return of the most expensive load of
+ * late may do in its first cycle. That memory chooses where a spike begins, and nothing else.
  */
 #ifndef AGGREGATOR_BUDGET_H
 #define AGGREGATOR_BUDGET_H
@@ -52,13 +57,18 @@ struct budget_limits {
 
 struct budget_state {
     struct budget_measure cycle[BUDGET_CYCLES];
-    uint32_t next, cycles; /* cycles with a worker attached, since the first */
-    double work;           /* 0 … 1 */
-    double floor_cpu;      /* what a second costs without any work, as last seen */
-    double sampler_cpu;    /* what a second of full work costs the samplers, as last seen */
-    double action_cpu;     /* and what its profiled actions cost hooks and aggregator on top of the floor */
-    uint32_t granularity;  /* in force */
-    uint32_t paused_for, pass_for, pass_hold; /* cycles */
+    struct budget_measure seen[BUDGET_CYCLES]; /* the same as they were: in `cycle` starting is forgiven */
+    uint32_t next, cycles;                     /* cycles with a worker attached, since the first */
+    double did[BUDGET_CYCLES]; /* the work that was allowed in each cycle; 0: nothing was profiled */
+    double work;               /* 0 … 1 */
+    double idle_cpu;           /* what a second costs the aggregator at the least */
+    double hook_cpu;           /* what an action costs that is not profiled */
+    double sampler_cpu;        /* what a second of full work costs the samplers, as last seen */
+    double action_cpu;         /* and what its profiled actions cost hooks and aggregator on top */
+    double spike_cpu;          /* the most that sampler_cpu was lately */
+    double each_action_cpu;    /* what one profiled action costs hooks and aggregator */
+    uint32_t granularity;      /* in force */
+    uint32_t paused_for, over_for, pass_for, pass_hold; /* cycles */
     bool started;
 };
 

@@ -165,13 +165,18 @@ static const struct world *spike(int second)
 
 START_TEST(after_a_spike_it_recovers_by_steps_of_a_fifth)
 {
-    struct budget_measure cycle[150];
     struct budget_state state = {0};
     struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false};
     uint64_t before = asked.interval_ns;
-    for (int i = 0; i < 150; i++) {
-        cycle[i] = live(spike(i), &limits);
-        budget_step(&state, &asked, &cycle[i], &limits);
+    for (int i = 0; i < 400; i++) {
+        struct budget_measure cycle = live(spike(i), &limits);
+        budget_step(&state, &asked, &cycle, &limits);
+        if (i ==
+            100) { /* all detail is back, only the interval stays ready for another one for some minutes */
+            ck_assert_uint_eq(limits.granularity, GRANULARITY_LINE);
+            ck_assert_uint_eq(limits.cap, asked.cap);
+            ck_assert_uint_le(limits.interval_ns, 3 * asked.interval_ns);
+        }
         if (i > 52) /* never faster than 1.2 a cycle */
             ck_assert_double_ge((double)limits.interval_ns, (double)before / 1.21);
         before = limits.interval_ns;
@@ -205,6 +210,131 @@ START_TEST(what_starting_costs_does_not_stop_profiling)
         budget_step(&state, &asked, &rest, &limits);
         ck_assert(!limits.paused);
     }
+}
+END_TEST
+
+/* A pool under a load that changes: everything but the aggregator's rest is in proportion to it. */
+struct pool_world {
+    const char *name;
+    double workers_cpu, sampler_at_full, hook_each, action_each, idle_aggregator, demand;
+    uint32_t cap;
+};
+
+static struct budget_measure under_load(const struct pool_world *world, double load, unsigned second,
+                                        const struct budget_limits *limits)
+{
+    double demand = world->demand * load;
+    double most = world->cap != 0 ? fmin(world->cap, demand) : demand;
+    double admitted = limits->cap != 0 ? fmin(limits->cap, demand) : demand;
+    double work = most > 0 ? admitted / most * (double)asked.interval_ns / (double)limits->interval_ns : 0;
+    if (limits->paused)
+        work = admitted = 0;
+    double noise = 0.9 + 0.1 * (double)(second * 7919 % 21) / 10;
+    double sampler = world->sampler_at_full * load * work * noise;
+    return (struct budget_measure){
+        .seconds = 1,
+        .sampler_cpu = sampler,
+        .hook_cpu = limits->passthrough ? 0 : demand * world->hook_each + admitted * world->action_each,
+        .aggregator_cpu = world->idle_aggregator * (work > 0 ? 2.5 : 1) + 0.1 * sampler,
+        .worker_cpu = world->workers_cpu * load,
+        .attached = 4,
+        .demand = limits->passthrough ? 0 : demand,
+        .admitted = admitted,
+    };
+}
+
+static double load_at(int shape, int second)
+{
+    switch (shape) {
+    case 0:
+        return 1;
+    case 1:
+        return second / 30 % 2 == 0; /* on and off */
+    case 2:
+        return second % 2 == 0;
+    case 3:
+        return second % 30 < 3 || second < 5 ? 1 : 0.1; /* bursts of ten times the load */
+    case 4:
+        return second < 40 ? 1 : 0.05;
+    case 5:
+        return second < 60 || second >= 75 ? 1 : 0;
+    case 6:
+        return 0.5 + 0.5 * sin(second / 20.0);
+    default:
+        return second >= 40; /* never seen before */
+    }
+}
+
+START_TEST(whatever_the_load_does_no_window_passes_the_bound)
+{
+    static const struct pool_world worlds[] = {
+        {"cheap", 1.5, 0.008, 10e-6, 20e-6, 0.0006, 100, 10},
+        {"dear", 1.5, 0.012, 10e-6, 30e-6, 0.0006, 1000, 10},
+        {"waiting", 0.1, 0.012, 4e-6, 30e-6, 0.0004, 50, 10},
+        {"uncapped", 1.5, 0.01, 1e-6, 60e-6, 0.0008, 3000, 0},
+    };
+    const struct pool_world *world = &worlds[_i / 8];
+    struct budget_asked want = asked;
+    struct budget_measure cycle[300];
+    struct budget_state state = {0};
+    want.cap = world->cap;
+    struct budget_limits limits = {want.interval_ns, want.granularity, want.cap, false, false};
+    for (int i = 0; i < 300; i++) {
+        cycle[i] = under_load(world, load_at(_i % 8, i), (unsigned)i, &limits);
+        budget_step(&state, &want, &cycle[i], &limits);
+    }
+    double worst = worst_window(cycle, 300);
+    ck_assert_msg(worst <= want.max_overhead, "%s, load %d: %.4f", world->name, _i % 8, worst);
+}
+END_TEST
+
+START_TEST(a_load_that_stops_and_comes_back_finds_the_detail_it_had)
+{
+    static const struct pool_world world = {"", 1.5, 0.009, 10e-6, 30e-6, 0.0004, 200, 10};
+    struct budget_state state = {0};
+    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false};
+    for (int i = 0; i < 200; i++) {
+        double load = i < 60 ? 1 : i < 65 ? 0 : i < 120 ? 1 : i < 160 ? 0.05 : 1;
+        struct budget_measure cycle = under_load(&world, load, (unsigned)i, &limits);
+        budget_step(&state, &asked, &cycle, &limits);
+        ck_assert_msg(limits.granularity == GRANULARITY_LINE && limits.cap == asked.cap && !limits.paused,
+                      "second %d: %u %u", i, limits.granularity, limits.cap);
+        ck_assert_msg(limits.interval_ns <= 3 * asked.interval_ns, "second %d: %lu", i,
+                      (unsigned long)limits.interval_ns);
+    }
+}
+END_TEST
+
+START_TEST(a_pool_whose_fixed_cost_passes_the_bound_is_let_through_within_ten_seconds)
+{
+    static const struct pool_world hog = {"", 1.5, 0.01, 40e-6, 20e-6, 0.0006, 1000, 10};
+    struct budget_measure cycle[400];
+    struct budget_state state = {0};
+    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false};
+    for (int i = 0; i < 400; i++) {
+        cycle[i] = under_load(&hog, 1, (unsigned)i, &limits);
+        budget_step(&state, &asked, &cycle[i], &limits);
+        if (i == 10)
+            ck_assert(limits.passthrough);
+    }
+    ck_assert_double_le(worst_window(cycle, 400), asked.max_overhead);
+}
+END_TEST
+
+START_TEST(workers_that_start_all_the_time_do_not_stop_profiling_that_fits)
+{
+    static const struct pool_world world = {"", 1.5, 0.008, 10e-6, 20e-6, 0.0006, 200, 10};
+    struct budget_measure cycle[120];
+    struct budget_state state = {0};
+    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false};
+    for (int i = 0; i < 120; i++) {
+        cycle[i] = under_load(&world, 1, (unsigned)i, &limits);
+        cycle[i].sampler_cpu += 0.004; /* a new worker each second: its sampler's start */
+        budget_step(&state, &asked, &cycle[i], &limits);
+        if (i > 10)
+            ck_assert(!limits.paused && limits.granularity == GRANULARITY_LINE && limits.cap == asked.cap);
+    }
+    ck_assert_double_le(worst_window(cycle, 120), asked.max_overhead);
 }
 END_TEST
 
@@ -333,6 +463,10 @@ int main(void)
     tcase_add_test(cases, after_a_spike_it_recovers_by_steps_of_a_fifth);
     tcase_add_test(cases, hooks_that_alone_pass_the_budget_are_let_through);
     tcase_add_test(cases, what_starting_costs_does_not_stop_profiling);
+    tcase_add_loop_test(cases, whatever_the_load_does_no_window_passes_the_bound, 0, 32);
+    tcase_add_test(cases, a_load_that_stops_and_comes_back_finds_the_detail_it_had);
+    tcase_add_test(cases, a_pool_whose_fixed_cost_passes_the_bound_is_let_through_within_ten_seconds);
+    tcase_add_test(cases, workers_that_start_all_the_time_do_not_stop_profiling_that_fits);
     tcase_add_test(cases, an_idle_pool_is_left_as_it_was);
     tcase_add_test(cases, a_quiet_pool_admits_everything);
     tcase_add_test(cases, without_a_cap_everything_is_admitted);
