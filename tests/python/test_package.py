@@ -449,6 +449,8 @@ class Control:
 def delivery(request, tmp_path, monkeypatch):
     """A Delivery to `received`, in each of its two ways; `.pumped` is what the hook would call."""
     monkeypatch.setattr('profilomatic.delivery.threads_run', lambda: request.param == 'thread')
+    # Words are said once a process, and a function of an earlier test may have had the same address in them.
+    monkeypatch.setattr('profilomatic._tell._told', set())
     received = []
     pumps = []
     made = Delivery(lambda: str(tmp_path), lambda: made.served, pumps.append)
