@@ -129,7 +129,6 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
 {
     struct snapshot snapshot = {0};
     out->count = out->flags = out->retries = 0;
-    bool taken = false;
     uint64_t deaths = 0;
     uintptr_t gap = 0; /* of the snapshot before */
     for (int invalid = 0, gathers = 0; invalid <= RETRIES && gathers < GATHERS; gathers++) {
@@ -141,7 +140,6 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
             .gil_is_held = locked,
         };
         enum outcome outcome = snapshot_take(&snapshot, copy, thread, prediction);
-        taken = outcome == TAKEN;
         if (outcome == GONE)
             return false;
         if (outcome == AGAIN)
@@ -155,10 +153,8 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
             outcome = snapshot_learn(&snapshot, copy, missing);
             if (outcome == GONE)
                 return false;
-            if (outcome == AGAIN) {
-                taken = false; /* the snapshot and the prediction do not belong together any more */
+            if (outcome == AGAIN)
                 continue;
-            }
             if (outcome == BEYOND && out->count != 0) {
                 out->flags |= STACK_TRUNCATED;
                 walked = WALK_VALID;
@@ -170,13 +166,13 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
             snapshot_settle(&snapshot);
             return out->count != 0;
         }
-        if (walked != WALK_VALID && prediction->chunks != 0 && snapshot.chunk[0] != NULL &&
-            !prediction->cut && snapshot_chunk(&snapshot, 0)->previous != NULL)
+        if (walked != WALK_VALID && snapshot.chunks != 0 && snapshot.chunk[0] != NULL && !snapshot.cut &&
+            snapshot_chunk(&snapshot, 0)->previous != NULL)
             prediction->chunks = 0; /* the list of chunks itself is wrong */
         invalid++;
     }
     out->count = 0;
-    if (taken && prediction->chunks != 0) {
+    if (snapshot.whole) {
         out->flags = STACK_TORN;
         walk_root_side(&snapshot, copy, out);
         if (any_died(out, deaths))

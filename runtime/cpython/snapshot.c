@@ -75,30 +75,43 @@ static bool list_chunks(struct copy *copy, const struct reader_thread *thread, s
     return true;
 }
 
-/* Add to a list of addresses; the one that was idle longest makes room. */
-static void remember(uintptr_t *list, uint8_t *idle, int *count, int most, uintptr_t address)
+/* Frames off the data stack are kept leaf first: what changes fastest is gathered soonest after the leaf. */
+static void insert_frame(struct reader_prediction *p, int at, uintptr_t address)
 {
-    int at = 0;
-    for (int i = 0; i < *count; i++) {
-        if (list[i] == address) {
-            idle[i] = 0;
-            return;
-        }
-        if (idle[i] > idle[at])
-            at = i;
-    }
-    if (*count < most)
-        at = (*count)++;
-    list[at] = address;
-    idle[at] = 0;
+    if (p->frames == READER_OFF_CHUNK)
+        p->frames--;
+    if (at > p->frames)
+        at = p->frames;
+    memmove(p->frame + at + 1, p->frame + at, sizeof *p->frame * (size_t)(p->frames - at));
+    memmove(p->frame_idle + at + 1, p->frame_idle + at, (size_t)(p->frames - at));
+    p->frame[at] = address;
+    p->frame_idle[at] = 0;
+    p->frames++;
 }
 
-static void drop(uintptr_t *list, uint8_t *idle, int *count, int at)
+static void remove_frame(struct reader_prediction *p, int at)
 {
-    --*count;
-    list[at] = list[*count];
-    idle[at] = idle[*count];
+    p->frames--;
+    memmove(p->frame + at, p->frame + at + 1, sizeof *p->frame * (size_t)(p->frames - at));
+    memmove(p->frame_idle + at, p->frame_idle + at + 1, (size_t)(p->frames - at));
 }
+
+#if LEAF_THROUGH_CFRAME
+/* The one that was idle longest makes room. */
+static void remember_cframe(struct reader_prediction *p, uintptr_t cframe)
+{
+    int at = 0;
+    for (int i = 0; i < p->cframes; i++) {
+        p->cframe_idle[i] = p->cframe_idle[i] < UINT8_MAX ? p->cframe_idle[i] + 1 : UINT8_MAX;
+        if (p->cframe_idle[i] > p->cframe_idle[at])
+            at = i;
+    }
+    if (p->cframes < READER_CFRAMES)
+        at = p->cframes++;
+    p->cframe[at] = cframe;
+    p->cframe_idle[at] = 0;
+}
+#endif
 
 /* Which piece could not be read, by the number of bytes that came: forget it. */
 static enum outcome mend(const struct plan *plan, size_t got, struct copy *copy,
@@ -110,13 +123,14 @@ static enum outcome mend(const struct plan *plan, size_t got, struct copy *copy,
     if (at == 0 || at >= plan->count - 1)
         return GONE;
     if (at <= p->cframes) {
-        drop(p->cframe, p->cframe_idle, &p->cframes, at - 1);
+        p->cframe[at - 1] = p->cframe[--p->cframes];
+        p->cframe_idle[at - 1] = p->cframe_idle[p->cframes];
         return AGAIN;
     }
     uintptr_t frame = (uintptr_t)plan->pieces[at].iov_base + FRAME_PREFIX;
     for (int i = 0; i < p->frames; i++) {
         if (p->frame[i] == frame) {
-            drop(p->frame, p->frame_idle, &p->frames, i);
+            remove_frame(p, i);
             return AGAIN;
         }
     }
@@ -134,11 +148,9 @@ static enum outcome find_leaf(struct snapshot *snapshot, const uint8_t *bytes, s
             return TAKEN;
         }
     }
-    for (int i = 0; i < p->cframes; i++)
-        p->cframe_idle[i] = p->cframe_idle[i] < UINT8_MAX ? p->cframe_idle[i] + 1 : UINT8_MAX;
     if (cframe < LEAST_ADDRESS || cframe % sizeof(void *) != 0)
         return GONE;
-    remember(p->cframe, p->cframe_idle, &p->cframes, READER_CFRAMES, cframe);
+    remember_cframe(p, cframe);
     return AGAIN;
 #else
     (void)p;
@@ -154,9 +166,12 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
         return GONE;
     snapshot->thread = thread;
     snapshot->prediction = p;
-    snapshot->gap = 0;
+    snapshot->whole = false;
+    snapshot->cut = p->cut;
+    snapshot->chunks = p->chunks;
     snapshot->frames = p->frames;
-    memset(snapshot->used, 0, sizeof snapshot->used);
+    snapshot->leaf = snapshot->gap = 0;
+    snapshot->met_last = 0;
 
     struct plan plan = {.next = copy->bytes};
 #if LEAF_THROUGH_CFRAME
@@ -171,10 +186,12 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
     for (int k = p->chunks - 1; k >= 0; k--) {
         bool fits = plan.bytes + p->chunk_used[k] + rest <= COPY_BYTES;
         snapshot->chunk[k] = fits ? name(&plan, p->chunk[k], p->chunk_used[k]) : NULL;
+        snapshot->chunk_at[k] = p->chunk[k];
         snapshot->chunk_bytes[k] = p->chunk_used[k];
     }
     for (int i = 0; i < p->frames; i++) {
         snapshot->frame_at[i] = p->frame[i];
+        snapshot->met[i] = 0;
         snapshot->frame[i] =
             name(&plan, p->frame[i] - FRAME_PREFIX, FRAME_PREFIX + FRAME_HEAD) + FRAME_PREFIX;
     }
@@ -189,6 +206,7 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
         return mend(&plan, (size_t)got, copy, thread, p);
     if (!is_thread(thread, snapshot->tstate))
         return GONE;
+    snapshot->whole = true;
     return find_leaf(snapshot, leaf, p);
 }
 
@@ -227,14 +245,14 @@ static enum outcome learn_on_chunk(const struct snapshot *snapshot, struct copy 
     if (wanted <= chunk_part(wanted + SLACK, size))
         p->chunk_used[k] = chunk_part(wanted + SLACK, size);
     else
-        remember(p->frame, p->frame_idle, &p->frames, READER_OFF_CHUNK, address);
+        insert_frame(p, 0, address);
     return AGAIN;
 }
 
 enum outcome snapshot_learn(struct snapshot *snapshot, struct copy *copy, uintptr_t address)
 {
     struct reader_prediction *p = snapshot->prediction;
-    bool learned = false;
+    int learned = 0;
     for (int hop = 0; hop < CHAIN_MOST && address >= LEAST_ADDRESS && address % sizeof(void *) == 0; hop++) {
         /* What was gathered costs nothing to look at again. */
         int k = snapshot_chunk_of(snapshot, address, -1);
@@ -245,27 +263,45 @@ enum outcome snapshot_learn(struct snapshot *snapshot, struct copy *copy, uintpt
             if (k < 0 && !copy_piece(copy, address, &head, FRAME_HEAD))
                 break;
             if (k >= 0 || head.owner == FRAME_OWNED_BY_THREAD)
-                return learned ? AGAIN : learn_on_chunk(snapshot, copy, address);
+                return learned > 0 ? AGAIN : learn_on_chunk(snapshot, copy, address);
             if (head.owner != FRAME_OWNED_BY_GENERATOR && !frame_is_entry(&head))
                 break;
-            remember(p->frame, p->frame_idle, &p->frames, READER_OFF_CHUNK, address);
-            learned = true;
+            insert_frame(p, learned++, address);
             frame = &head;
         }
         address = (uintptr_t)frame->previous;
     }
-    return learned ? AGAIN : GARBAGE;
+    return learned > 0 ? AGAIN : GARBAGE;
+}
+
+/* Put the frames that the walk met into its order (they nearly always are), and drop those long not met. */
+static void settle_frames(const struct snapshot *snapshot, struct reader_prediction *p)
+{
+    uint16_t met[READER_OFF_CHUNK];
+    int n = 0;
+    for (int i = 0; i < p->frames; i++) {
+        uintptr_t frame = p->frame[i];
+        uint16_t order = snapshot->met[i] != 0 ? snapshot->met[i] : UINT16_MAX;
+        uint8_t idle = order != UINT16_MAX ? 0 : p->frame_idle[i] + 1;
+        if (idle > IDLE_MOST)
+            continue;
+        int at = n++;
+        for (; order != UINT16_MAX && at > 0 && met[at - 1] > order; at--) {
+            p->frame[at] = p->frame[at - 1];
+            p->frame_idle[at] = p->frame_idle[at - 1];
+            met[at] = met[at - 1];
+        }
+        p->frame[at] = frame;
+        p->frame_idle[at] = idle;
+        met[at] = order;
+    }
+    p->frames = n;
 }
 
 void snapshot_settle(const struct snapshot *snapshot)
 {
     struct reader_prediction *p = snapshot->prediction;
-    for (int i = p->frames - 1; i >= 0; i--) {
-        if (i < snapshot->frames && snapshot->used[i])
-            p->frame_idle[i] = 0;
-        else if (++p->frame_idle[i] > IDLE_MOST)
-            drop(p->frame, p->frame_idle, &p->frames, i);
-    }
+    settle_frames(snapshot, p);
     uintptr_t newest = TSTATE_WORD(snapshot->tstate, datastack_chunk);
     uintptr_t top = TSTATE_WORD(snapshot->tstate, datastack_top);
     for (int k = p->chunks - 1; k >= 0; k--) {

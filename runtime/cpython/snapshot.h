@@ -23,15 +23,19 @@ enum outcome {
 struct snapshot {
     const struct reader_thread *thread;
     struct reader_prediction *prediction;
+    bool whole; /* all that was asked for came, if only the leaf may not have been found */
+    bool cut;   /* there are older chunks than chunk_at[0] */
+    int chunks, frames;
     uintptr_t leaf;                      /* 0: the thread runs no Python code */
     uintptr_t gap;                       /* the frame above dying ones that a walk met; 0: none */
-    bool used[READER_OFF_CHUNK];         /* frame[i] was part of the walk */
+    uintptr_t chunk_at[READER_CHUNKS];   /* root first */
     const uint8_t *chunk[READER_CHUNKS]; /* copies; NULL: not gathered */
     uint32_t chunk_bytes[READER_CHUNKS];
-    int frames;
-    uintptr_t frame_at[READER_OFF_CHUNK];   /* the single frames that were gathered */
+    uintptr_t frame_at[READER_OFF_CHUNK];   /* single frames, leaf first as far as that was known */
     const uint8_t *frame[READER_OFF_CHUNK]; /* their copies, each with FRAME_PREFIX bytes before it */
-    const uint8_t *tstate;                  /* from TSTATE_FIRST to TSTATE_END */
+    uint16_t met[READER_OFF_CHUNK];         /* the walk came to this one as the n-th of them; 0: not at all */
+    uint16_t met_last;
+    const uint8_t *tstate; /* from TSTATE_FIRST to TSTATE_END */
 };
 
 /** Gather. */
@@ -44,8 +48,8 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
  */
 enum outcome snapshot_learn(struct snapshot *snapshot, struct copy *copy, uintptr_t address);
 
-/** The snapshot made a valid stack: drop predictions that have gone stale and follow the top of the data
- * stack. */
+/** The snapshot made a valid stack: drop predictions that have gone stale, put the rest in the order of the
+ * walk, and follow the top of the data stack. */
 void snapshot_settle(const struct snapshot *snapshot);
 
 static inline const _PyStackChunk *snapshot_chunk(const struct snapshot *snapshot, int k)
@@ -56,12 +60,11 @@ static inline const _PyStackChunk *snapshot_chunk(const struct snapshot *snapsho
 /** Index of the gathered chunk that `address` lies in (by its full size), or -1. `hint` is tried first. */
 static inline int snapshot_chunk_of(const struct snapshot *snapshot, uintptr_t address, int hint)
 {
-    const struct reader_prediction *p = snapshot->prediction;
     if (hint >= 0 && snapshot->chunk[hint] != NULL &&
-        address - p->chunk[hint] < snapshot_chunk(snapshot, hint)->size)
+        address - snapshot->chunk_at[hint] < snapshot_chunk(snapshot, hint)->size)
         return hint;
-    for (int k = p->chunks - 1; k >= 0; k--) {
-        if (snapshot->chunk[k] != NULL && address - p->chunk[k] < snapshot_chunk(snapshot, k)->size)
+    for (int k = snapshot->chunks - 1; k >= 0; k--) {
+        if (snapshot->chunk[k] != NULL && address - snapshot->chunk_at[k] < snapshot_chunk(snapshot, k)->size)
             return k;
     }
     return -1;
@@ -71,11 +74,10 @@ static inline int snapshot_chunk_of(const struct snapshot *snapshot, uintptr_t a
  * gathered. */
 static inline const uint8_t *snapshot_frame(struct snapshot *snapshot, uintptr_t address, int k)
 {
-    const struct reader_prediction *p = snapshot->prediction;
     if (address % sizeof(void *) != 0)
         return NULL;
     if (k >= 0) {
-        uintptr_t offset = address - p->chunk[k];
+        uintptr_t offset = address - snapshot->chunk_at[k];
         if (offset < CHUNK_HEAD)
             return NULL;
         if (snapshot->chunk_bytes[k] >= FRAME_HEAD && offset <= snapshot->chunk_bytes[k] - FRAME_HEAD)
@@ -83,7 +85,8 @@ static inline const uint8_t *snapshot_frame(struct snapshot *snapshot, uintptr_t
     }
     for (int i = 0; i < snapshot->frames; i++) {
         if (snapshot->frame_at[i] == address) {
-            snapshot->used[i] = true;
+            if (snapshot->met[i] == 0)
+                snapshot->met[i] = ++snapshot->met_last;
             return snapshot->frame[i];
         }
     }

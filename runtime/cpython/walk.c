@@ -53,7 +53,6 @@ static void add(struct stack *out, const struct seen *seen)
 static bool follows(struct snapshot *snapshot, struct copy *copy, uintptr_t at, int k, uintptr_t child,
                     int k_child)
 {
-    const struct reader_prediction *p = snapshot->prediction;
     uintptr_t gap[GAP_MOST];
     for (int n = 0;;) {
         if (at == child) {
@@ -62,11 +61,11 @@ static bool follows(struct snapshot *snapshot, struct copy *copy, uintptr_t at, 
             return true;
         }
         if (k < k_child &&
-            at == p->chunk[k] + CHUNK_HEAD + snapshot_chunk(snapshot, k)->top * sizeof(void *)) {
+            at == snapshot->chunk_at[k] + CHUNK_HEAD + snapshot_chunk(snapshot, k)->top * sizeof(void *)) {
             if (snapshot->chunk[k + 1] == NULL ||
-                (uintptr_t)snapshot_chunk(snapshot, k + 1)->previous != p->chunk[k])
+                (uintptr_t)snapshot_chunk(snapshot, k + 1)->previous != snapshot->chunk_at[k])
                 return false;
-            at = p->chunk[++k] + CHUNK_HEAD;
+            at = snapshot->chunk_at[++k] + CHUNK_HEAD;
             continue;
         }
         const uint8_t *copied = snapshot_frame(snapshot, at, k);
@@ -89,15 +88,14 @@ static bool follows(struct snapshot *snapshot, struct copy *copy, uintptr_t at, 
 /* Is `bottom` on chunk `k` the thread's first frame? The root chunk keeps its first word free. */
 static bool is_base(struct snapshot *snapshot, struct copy *copy, uintptr_t bottom, int k)
 {
-    const struct reader_prediction *p = snapshot->prediction;
     return snapshot->chunk[0] != NULL && snapshot_chunk(snapshot, 0)->previous == NULL &&
-           follows(snapshot, copy, p->chunk[0] + CHUNK_HEAD + sizeof(void *), 0, bottom, k);
+           follows(snapshot, copy, snapshot->chunk_at[0] + CHUNK_HEAD + sizeof(void *), 0, bottom, k);
 }
 
 enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stack *out, uintptr_t *missing)
 {
     uintptr_t child = 0, at = snapshot->leaf;
-    int k_child = -1, hint = snapshot->prediction->chunks - 1;
+    int k_child = -1, hint = snapshot->chunks - 1;
     bool from_c = false; /* the frame before was called by C code */
     out->count = 0;
     for (int steps = 0; at != 0; steps++) {
@@ -170,13 +168,17 @@ static int between(struct snapshot *snapshot, struct copy *copy, uintptr_t from,
 
 void walk_root_side(struct snapshot *snapshot, struct copy *copy, struct stack *out)
 {
-    const struct reader_prediction *p = snapshot->prediction;
     out->count = 0;
-    if (p->chunks == 0 || snapshot->chunk[0] == NULL || snapshot_chunk(snapshot, 0)->previous != NULL)
+    if (snapshot->chunks == 0 || snapshot->chunk[0] == NULL || snapshot_chunk(snapshot, 0)->previous != NULL)
         return;
-    int leaf_chunk = snapshot_chunk_of(snapshot, snapshot->leaf, -1);
-    uintptr_t at = p->chunk[0] + CHUNK_HEAD + sizeof(void *), caller = 0;
-    for (int k = 0; leaf_chunk < 0 || k < leaf_chunk || at <= snapshot->leaf;) {
+    /* What lies above the leaf, or above the top where the leaf is not known, is left over from earlier
+     * calls. */
+    uintptr_t last = snapshot->leaf, top = TSTATE_WORD(snapshot->tstate, datastack_top);
+    if (snapshot_chunk_of(snapshot, last, -1) < 0)
+        last = top - 1;
+    int last_chunk = snapshot_chunk_of(snapshot, last, -1);
+    uintptr_t at = snapshot->chunk_at[0] + CHUNK_HEAD + sizeof(void *), caller = 0;
+    for (int k = 0; k < last_chunk || (k == last_chunk && at <= last);) {
         const uint8_t *copied = snapshot_frame(snapshot, at, k);
         struct seen seen;
         struct stack_frame frames[HOPS_MOST];
@@ -191,9 +193,9 @@ void walk_root_side(struct snapshot *snapshot, struct copy *copy, struct stack *
             out->frame[out->count++] = (struct stack_frame){seen.code, seen.instruction};
         caller = at;
         at += seen.frame_bytes;
-        if (k + 1 < p->chunks && snapshot->chunk[k + 1] != NULL &&
-            at == p->chunk[k] + CHUNK_HEAD + snapshot_chunk(snapshot, k)->top * sizeof(void *))
-            at = p->chunk[++k] + CHUNK_HEAD;
+        if (k + 1 < snapshot->chunks && snapshot->chunk[k + 1] != NULL &&
+            at == snapshot->chunk_at[k] + CHUNK_HEAD + snapshot_chunk(snapshot, k)->top * sizeof(void *))
+            at = snapshot->chunk_at[++k] + CHUNK_HEAD;
     }
     for (uint32_t i = 0, j = out->count; i + 1 < j; i++) { /* leaf first */
         struct stack_frame frame = out->frame[i];

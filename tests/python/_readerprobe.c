@@ -50,7 +50,8 @@ static struct {
     struct copy copy;
     struct seen *seen;
     char *text;
-    uint64_t distinct, reads, unreadable, torn, retries, cpu_ns, holds_gil, gil_is_held, left_out;
+    _Atomic uint64_t distinct;
+    uint64_t reads, unreadable, torn, retries, cpu_ns, holds_gil, gil_is_held, left_out;
     uint64_t random;
 } probe;
 
@@ -275,8 +276,9 @@ static PyObject *probe_start(PyObject *self, PyObject *args)
         return NULL;
     codes_after_fork(); /* each run starts with an empty table */
     memset(&probe.prediction, 0, sizeof probe.prediction);
+    probe.distinct = 0;
     probe.reads = probe.unreadable = probe.torn = probe.retries = probe.cpu_ns = 0;
-    probe.holds_gil = probe.gil_is_held = probe.distinct = probe.left_out = 0;
+    probe.holds_gil = probe.gil_is_held = probe.left_out = 0;
     probe.interval_ns = (uint64_t)(interval_us * 1000);
     probe.random = UINT64_C(88172645463325252);
     reader_note_thread(&probe.target);
@@ -289,6 +291,12 @@ static PyObject *probe_start(PyObject *self, PyObject *args)
     }
     probe.started = true;
     Py_RETURN_NONE;
+}
+
+static PyObject *probe_distinct(PyObject *self, PyObject *unused)
+{
+    (void)self, (void)unused;
+    return PyLong_FromUnsignedLongLong(atomic_load_explicit(&probe.distinct, memory_order_relaxed));
 }
 
 static PyObject *probe_stop(PyObject *self, PyObject *unused)
@@ -403,17 +411,12 @@ static PyObject *probe_cost(PyObject *self, PyObject *args)
 }
 
 static PyMethodDef methods[] = {
-    {"check", probe_check, METH_NOARGS, NULL},
-    {"watch", probe_watch, METH_NOARGS, NULL},
-    {"deaths", probe_deaths, METH_NOARGS, NULL},
-    {"start", probe_start, METH_VARARGS, NULL},
-    {"stop", probe_stop, METH_NOARGS, NULL},
-    {"describe", probe_describe, METH_O, NULL},
-    {"threads", probe_threads, METH_NOARGS, NULL},
-    {"waits", probe_waits, METH_VARARGS, NULL},
-    {"forked", probe_forked, METH_NOARGS, NULL},
-    {"cost", probe_cost, METH_VARARGS, NULL},
-    {NULL, NULL, 0, NULL},
+    {"check", probe_check, METH_NOARGS, NULL},   {"watch", probe_watch, METH_NOARGS, NULL},
+    {"deaths", probe_deaths, METH_NOARGS, NULL}, {"start", probe_start, METH_VARARGS, NULL},
+    {"stop", probe_stop, METH_NOARGS, NULL},     {"distinct", probe_distinct, METH_NOARGS, NULL},
+    {"describe", probe_describe, METH_O, NULL},  {"threads", probe_threads, METH_NOARGS, NULL},
+    {"waits", probe_waits, METH_VARARGS, NULL},  {"forked", probe_forked, METH_NOARGS, NULL},
+    {"cost", probe_cost, METH_VARARGS, NULL},    {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module = {
