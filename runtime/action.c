@@ -72,7 +72,7 @@ static void fill_slot(int i, const struct action *action)
         atomic_store_explicit(&slots.top, (uint32_t)i + 1, memory_order_relaxed);
     atomic_store_explicit(&slot->serial, action->serial, memory_order_release);
     atomic_fetch_add_explicit(&slots.armed, 1, memory_order_seq_cst);
-    sampler_wake();
+    sampler_wake(action->begin_ns);
 }
 
 /* Where the parent's thread is ours, share its slot; else take one. */

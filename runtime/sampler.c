@@ -67,10 +67,12 @@ static struct {
     _Atomic uint32_t look;  /* look for an aggregator */
     _Atomic uint32_t stop;
     _Atomic uint32_t tid;
-    uint64_t looked_ns; /* GIL holders: when a look was asked for last */
+    _Atomic uint64_t woken_ns; /* when it was woken, by whoever did */
+    uint64_t looked_ns;        /* GIL holders: when a look was asked for last */
     /* the rest is the thread's own */
     uint64_t spawned_ns[SPAWNS];
     uint64_t cpu_base_ns;
+    uint64_t next_slot_ns; /* where the next interval begins at the earliest */
     uint32_t ticks;
     uint64_t random;
     struct workspace *workspace;
@@ -90,11 +92,13 @@ static void futex_wake(_Atomic uint32_t *word)
 
 /* Pairs with park(): there the state is stored before `armed`, `look` and `stop` are loaded, here they were
  * stored before the state is loaded, all sequentially consistent; so one of the two sees the other. */
-void sampler_wake(void)
+void sampler_wake(uint64_t now_ns)
 {
     uint32_t parked = STATE_PARKED;
-    if (atomic_load(&sampler.state) == STATE_PARKED &&
-        atomic_compare_exchange_strong(&sampler.state, &parked, STATE_RUNNING))
+    if (atomic_load(&sampler.state) != STATE_PARKED)
+        return;
+    atomic_store_explicit(&sampler.woken_ns, now_ns, memory_order_relaxed);
+    if (atomic_compare_exchange_strong(&sampler.state, &parked, STATE_RUNNING))
         futex_wake(&sampler.state);
 }
 
@@ -108,7 +112,7 @@ static void park(void)
 {
     atomic_store(&sampler.state, STATE_PARKED);
     if (has_work())
-        sampler_wake();
+        sampler_wake(clock_monotonic_ns());
     for (uint32_t state; (state = atomic_load(&sampler.state)) != STATE_RUNNING;)
         futex_wait(&sampler.state, state);
 }
@@ -125,7 +129,7 @@ void sampler_release(void)
     atomic_store(&sampler.state, STATE_PARKED);
     futex_wake(&sampler.state); /* it waits on HELD, if it saw that */
     if (has_work())
-        sampler_wake();
+        sampler_wake(clock_monotonic_ns());
 }
 
 void sampler_look_for_aggregator(uint64_t now_ns)
@@ -134,13 +138,13 @@ void sampler_look_for_aggregator(uint64_t now_ns)
         return;
     sampler.looked_ns = now_ns;
     atomic_store(&sampler.look, 1);
-    sampler_wake();
+    sampler_wake(clock_monotonic_ns());
 }
 
 void sampler_stop(void)
 {
     atomic_store(&sampler.stop, 1);
-    sampler_wake();
+    sampler_wake(clock_monotonic_ns());
 }
 
 /* ---- the aggregator ------------------------------------------------------------------------------------ */
@@ -355,7 +359,8 @@ static uint64_t random_below(uint64_t bound)
 static void run(struct workspace *w)
 {
     struct rates rates;
-    uint64_t interval = 0, base = 0, generation = 0;
+    uint64_t generation = 0;
+    bool woken = true;
     for (;;) {
         if (atomic_load_explicit(&sampler.stop, memory_order_relaxed) != 0 || reader_finalizing())
             return;
@@ -365,13 +370,17 @@ static void run(struct workspace *w)
             return;
         if (atomic_load_explicit(&slots.armed, memory_order_relaxed) == 0 && !rates.process)
             return;
-        uint64_t now = clock_monotonic_ns();
-        if (rates.interval_ns != interval || now > base + 2 * interval) {
-            interval = rates.interval_ns;
-            base = now;
-        }
-        sleep_until(base + random_below(interval));
-        base += interval;
+        /* Time is cut into intervals with one tick each, whose weight is the interval. One that is over
+         * before the next begins (parked, or held up) leaves a gap; but a wake inside an interval whose tick
+         * has been spent waits for its end, or actions in quick succession would get more ticks than their
+         * time stands for. */
+        uint64_t now =
+            woken ? atomic_load_explicit(&sampler.woken_ns, memory_order_relaxed) : clock_monotonic_ns();
+        if (now > sampler.next_slot_ns + (woken ? 0 : rates.interval_ns))
+            sampler.next_slot_ns = now;
+        woken = false;
+        sleep_until(sampler.next_slot_ns + random_below(rates.interval_ns));
+        sampler.next_slot_ns += rates.interval_ns;
         counter_add(&worker.segment.worker->ticks, 1);
         sample_slots(w, &rates);
         if (rates.process)
@@ -390,6 +399,9 @@ static void *sampler_main(void *unused)
     struct workspace *w = sampler.workspace;
     (void)unused;
     prctl(PR_SET_NAME, "pom-sampler", 0, 0, 0);
+    /* The usual slack of 50 us would move every tick past the end of a short action, with nothing moved in at
+     * its beginning, where a parked sampler has no tick under way. */
+    prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
     atomic_store(&sampler.tid, (uint32_t)syscall(SYS_gettid));
     atomic_store(&worker.segment.worker->sampler_tid, atomic_load(&sampler.tid));
     /* A descriptor table of our own, empty: the application never sees our scratch, cannot close it by
@@ -439,6 +451,7 @@ int sampler_start(void)
     atomic_store(&sampler.stop, 0);
     atomic_store(&sampler.state, STATE_RUNNING);
     sampler.random = worker_random() | 1;
+    atomic_store(&sampler.woken_ns, clock_monotonic_ns());
     sampler.cpu_base_ns = 0;
 
     pthread_attr_t attributes;
@@ -490,4 +503,5 @@ void sampler_after_fork(void)
     sampler.looked_ns = 0;
     memset(sampler.spawned_ns, 0, sizeof sampler.spawned_ns);
     sampler.ticks = 0;
+    sampler.next_slot_ns = 0;
 }

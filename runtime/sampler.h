@@ -15,8 +15,8 @@
 /** Start it for the attached segment. 0, or -errno with fault_text(). GIL held. */
 int sampler_start(void);
 
-/** Something was armed: wake it if it is parked. Any thread; a load when it is running. */
-void sampler_wake(void);
+/** Something was armed at `now_ns`: wake it if it is parked. Any thread; a load when it is running. */
+void sampler_wake(uint64_t now_ns);
 
 /** No aggregator has shown itself: have the sampler thread look for one, at most once a second. GIL held. */
 void sampler_look_for_aggregator(uint64_t now_ns);

@@ -453,3 +453,55 @@ def test_exit_while_an_action_is_open_is_quick_and_clean(tmp_path):
     assert done.stderr == ''
     assert time.monotonic() - start < 12
     assert done.stdout == ''
+
+
+def test_actions_shorter_than_the_interval_get_their_true_share():
+    """Each sample stands for one interval. Short actions in quick succession, each of which wakes a parked sampler,
+    must not get more samples for their time than long ones."""
+    script = textwrap.dedent("""
+        import random, time
+        import profilomatic
+        from profilomatic._switch import _runtime, switch
+        from profilomatic import control
+        profilomatic.configure(max_overhead=0.5, max_actions_per_run=0, time_granularity=0.01)
+        profilomatic.add_destination(profilomatic.file_destination('/dev/null'))
+        action = profilomatic.action('probe')
+        while not action.profiled:
+            time.sleep(0.05)
+            with action:
+                pass
+
+        def run(name, seconds):
+            with profilomatic.action(name):
+                until = time.perf_counter() + seconds
+                while time.perf_counter() < until:
+                    pass
+
+        random.seed(5)
+        until = time.monotonic() + 16
+        while time.monotonic() < until:
+            for _ in range(40):
+                run('short', 0.0005)
+                time.sleep(random.expovariate(1 / 0.0011))
+            run('long', 0.04)
+            time.sleep(random.expovariate(1 / 0.0011))
+        report = control.ask(switch.directory(), {'verb': 'report', 'stacks': True}, 20)
+        for row in report['actions']:
+            if row['action_type'] != 'probe':
+                at = row['tree']['columns'].index('samples')
+                print(row['action_type'], sum(node[at] for node in row['tree']['nodes']), row['wall'])
+    """)
+    with tempfile.TemporaryDirectory(prefix='pom-test-', dir='/dev/shm') as directory:
+        out = subprocess.run(
+            [sys.executable, '-c', script],
+            env=dict(os.environ, PROFILOMATIC_DIR=directory),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    rows = {name: (int(samples), float(wall)) for name, samples, wall in map(str.split, out.splitlines())}
+    (short, short_wall), (long, long_wall) = rows['short'], rows['long']
+    assert short > 150 and long > 300
+    ratio = (short / short_wall) / (long / long_wall)
+    print('short to long', ratio, rows)
+    assert abs(ratio - 1) < 3 * (1 / short + 1 / long) ** 0.5 + 0.02, (ratio, rows)
