@@ -131,12 +131,32 @@ void lines_by_difference(struct lines *lines)
     qsort_r(lines->used, lines->used_count, sizeof *lines->used, by_difference, lines);
 }
 
-const char *lines_state(const double *of, int states)
+static const char *const state_name[LINE_STATES] = {"cpu", "native", "gil_wait", "blocked", "runnable"};
+
+static int most_of(const double *of, int states)
 {
-    static const char *const name[LINE_STATES] = {"cpu", "native", "gil_wait", "blocked", "runnable"};
     int most = 0;
     for (int state = 1; state < states; state++)
         if (of[state] > of[most])
             most = state;
-    return name[most];
+    return most;
+}
+
+const char *lines_state(const double *of, int states)
+{
+    return state_name[most_of(of, states)];
+}
+
+const char *lines_self_state(const struct line *line)
+{
+    double running = line->self[STATE_CPU] + line->self[STATE_NATIVE], of[LINE_STATES];
+    double longer = running > 0 ? 1 + line->self[LINE_RUNNABLE] / running : 1;
+    memcpy(of, line->self, sizeof of);
+    of[STATE_CPU] *= longer;
+    of[STATE_NATIVE] *= longer;
+    if (running > 0)
+        of[LINE_RUNNABLE] = 0;
+    int most = most_of(of, LINE_STATES);
+    bool ran = most == STATE_CPU || most == STATE_NATIVE;
+    return state_name[ran && line->self[LINE_RUNNABLE] > line->self[most] ? LINE_RUNNABLE : most];
 }

@@ -53,6 +53,14 @@ void lines_by_difference(struct lines *lines);
 /** Share in slow actions minus share in typical ones. */
 double lines_difference(const struct lines *lines, const struct line *line);
 
+/**
+ * What threads mostly did at a line, by self time. Running and waiting for a core are weighed as one against
+ * the other states, because that is what was sampled; if they win it is named by the larger: on a machine
+ * with too few cores a line that computes is "runnable" where it waited longer for a core than it had one,
+ * else "cpu" (or "native").
+ */
+const char *lines_self_state(const struct line *line);
+
 /** The state with the most of `of`, as a report names it. */
 const char *lines_state(const double *of, int states);
 

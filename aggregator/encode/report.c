@@ -76,12 +76,12 @@ static json_t *hot_json(struct lines *lines, const struct split *split, double w
         const struct line *line = &lines->line[lines->used[i]];
         if (line->self_total <= 0)
             break;
-        json_array_append_new(
-            hot, json_pack("{s:s,s:f,s:f,s:f,s:s,s:I}", "instruction",
-                           names_text(&lines->merge->instructions, lines->used[i]), "self_time",
-                           line->self_total * split->scale, "time", line->time * split->scale, "share",
-                           wall > 0 ? line->self_total * split->scale / wall : 0.0, "state",
-                           lines_state(line->self, LINE_STATES), "samples", (json_int_t)line->samples));
+        json_array_append_new(hot, json_pack("{s:s,s:f,s:f,s:f,s:s,s:I}", "instruction",
+                                             names_text(&lines->merge->instructions, lines->used[i]),
+                                             "self_time", line->self_total * split->scale, "time",
+                                             line->time * split->scale, "share",
+                                             wall > 0 ? line->self_total * split->scale / wall : 0.0, "state",
+                                             lines_self_state(line), "samples", (json_int_t)line->samples));
     }
     return hot;
 }

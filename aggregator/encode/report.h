@@ -5,7 +5,7 @@
  * Times are seconds of the whole population: the sampled time of a type is scaled so that
  * cpu + native + gil_wait + blocked + runnable is its exact wall time. Runnable is the measured run delay of
  * profiled actions, as a share of their latency; it is taken out of cpu and native in proportion, in the
- * whole and line by line.
+ * whole and line by line; see lines_self_state for how a line is named then.
  */
 #ifndef AGGREGATOR_ENCODE_REPORT_H
 #define AGGREGATOR_ENCODE_REPORT_H

@@ -10,6 +10,7 @@
 #include <urcu.h>
 
 #include "aggregator/destination/destination.h"
+#include "aggregator/encode/lines.h"
 #include "aggregator/encode/report.h"
 #include "aggregator/guard.h"
 #include "aggregator/log.h"
@@ -28,7 +29,7 @@ enum {
 };
 
 /* Lines, and what the stack of each is. */
-enum line { ROOT, CART, RENDER, SEARCH, TAX, WALK, CHARGE, LINES };
+enum place { ROOT, CART, RENDER, SEARCH, TAX, WALK, CHARGE, LINES };
 
 static struct synthetic s;
 static struct config config;
@@ -61,7 +62,7 @@ static void define(void)
 }
 
 /* One stretch of an action on one line; it is sampled where a tick falls into it. */
-static void stretch(uint64_t serial, double *at_ms, double phase_ms, enum line line, enum sample_state state,
+static void stretch(uint64_t serial, double *at_ms, double phase_ms, enum place line, enum sample_state state,
                     double ms)
 {
     double end = *at_ms + ms;
@@ -229,7 +230,7 @@ END_TEST
 START_TEST(time_by_line_is_the_truth_within_sampling_error)
 {
     static const struct {
-        enum line line;
+        enum place line;
         const char *instruction;
         double tolerance;
     } rows[] = {
@@ -314,6 +315,24 @@ START_TEST(why_slow_ones_are_slow_is_found)
 }
 END_TEST
 
+START_TEST(a_computing_line_that_waits_for_a_core_is_named_by_the_larger)
+{
+    static const struct {
+        double self[LINE_STATES];
+        const char *state;
+    } table[] = {
+        {{3, 0, 1, 1, 2}, "cpu"},      {{2, 0, 1, 1, 3}, "runnable"}, {{2, 0, 0, 3, 2}, "cpu"},
+        {{1, 0, 0, 4, 2}, "blocked"},  {{0, 2, 0, 1, 1}, "native"},   {{0, 1, 0, 1, 2}, "runnable"},
+        {{1, 0, 4, 0, 2}, "gil_wait"}, {{0, 0, 0, 1, 2}, "runnable"}, {{0, 0, 0, 1, 0}, "blocked"},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        struct line line = {0};
+        memcpy(line.self, table[i].self, sizeof line.self);
+        ck_assert_str_eq(lines_self_state(&line), table[i].state);
+    }
+}
+END_TEST
+
 /* "key:type key:type …" — s text, i integer, r real, o object, a array. All must be there and of that type.
  */
 static void has_keys(const json_t *json, const char *keys)
@@ -370,6 +389,7 @@ int main(void)
     tcase_add_test(cases, rows_are_ordered_and_no_share_exceeds_the_whole);
     tcase_add_test(cases, quantiles_are_right_within_a_bucket);
     tcase_add_test(cases, why_slow_ones_are_slow_is_found);
+    tcase_add_test(cases, a_computing_line_that_waits_for_a_core_is_named_by_the_larger);
     tcase_add_test(cases, the_report_has_the_promised_keys);
     suite_add_tcase(suite, cases);
     SRunner *runner = srunner_create(suite);
