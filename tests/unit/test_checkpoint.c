@@ -386,6 +386,183 @@ START_TEST(the_crc_is_the_standard_one)
 }
 END_TEST
 
+/* ---- what others may do to the files ----------------------------------------------------------------- */
+
+START_TEST(a_quarantined_worker_counts_nothing_twice_after_a_restart)
+{
+    one_action(false);
+    synthetic_count(&s, 1, 5 * MS);
+    pool_round(pool);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    one_action(false);
+    pool_round(pool); /* merged, but its heads are not stored when it breaks the rules */
+    _Atomic uint64_t *tail = &s.segment.worker->lanes[LANE_SAMPLER].tail;
+    uint64_t right = atomic_exchange(tail, 8);
+    pool_round(pool);
+    atomic_store(tail, right); /* too late: what was refused once stays refused */
+    ck_assert_uint_eq(pool->quarantined, 1);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    struct sum before = sum_up();
+    killed();
+    pool_round(pool);
+    pool_round(pool);
+    struct sum after = sum_up();
+    ck_assert_uint_eq(pool->quarantined, 1);
+    ck_assert_uint_eq(after.count, before.count);
+    ck_assert_uint_eq(after.samples, before.samples);
+}
+END_TEST
+
+START_TEST(a_copy_of_a_segment_is_not_counted)
+{
+    char rings[DIRECTORY_PATH_MAX], command[4 * DIRECTORY_PATH_MAX];
+    one_action(false);
+    pool_round(pool);
+    ck_assert_int_eq(directory_join(rings, s.pool, "rings"), 0);
+    snprintf(command, sizeof command, "cp %s/*.ring %s/00112233445566778899aabbccddeeff.ring", rings, rings);
+    ck_assert_int_eq(system(command), 0);
+    pool_scan(pool, true);
+    pool_round(pool);
+    pool_round(pool);
+    ck_assert_uint_eq(sum_up().count, 1);
+    ck_assert_uint_eq(pool->refused_count, 1);
+}
+END_TEST
+
+START_TEST(shared_pages_that_were_cut_are_restored)
+{
+    static const char *const names[] = {"budget", "rates"};
+    for (int i = 0; i < 2; i++) {
+        char path[DIRECTORY_PATH_MAX];
+        ck_assert_int_eq(directory_join(path, s.pool, names[i]), 0);
+        ck_assert_int_eq(truncate(path, 0), 0);
+        now += NS_PER_SECOND;
+        pool_heartbeat(pool, now);
+        pool_cycle(pool, now);
+        pool_cycle(pool, now);
+        pool_heartbeat(pool, now);
+        struct rates rates;
+        ck_assert(pages_published(&pool->pages, &rates));
+        ck_assert_uint_eq(rates.interval_ns, pool->limits.interval_ns);
+        ck_assert_uint_eq(pool->pages.budget->magic, BUDGET_MAGIC);
+        ck_assert_uint_eq(pool->pages.rates->magic, RATES_MAGIC);
+    }
+}
+END_TEST
+
+START_TEST(a_pool_whose_folder_is_removed_and_made_again_goes_on)
+{
+    one_action(false);
+    pool_round(pool);
+    pool_round(pool);
+    close_window_now();
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    synthetic_remove_tree(s.pool);
+    pool_scan(pool, true);
+    ck_assert_int_ne(checkpoint_write(pool), 0);
+    ck_assert_int_eq(directory_make_pool(s.directory, s.pool), 0);
+    segment_unmap(&s.segment);
+    synthetic_attach(&s);
+    synthetic_type(&s, 0, "(other)");
+    synthetic_type(&s, 1, "/a");
+    leaf = synthetic_node(&s, 0, "f.py", "f", 1);
+    pool_scan(pool, true);
+    char path[DIRECTORY_PATH_MAX];
+    ck_assert_int_eq(directory_join(path, s.pool, "rates"), 0);
+    ck_assert_int_eq(access(path, R_OK), 0);
+    one_action(false);
+    pool_round(pool);
+    pool_round(pool);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    ck_assert_uint_eq(sum_up().count, 2);
+    killed();
+    ck_assert_uint_eq(sum_up().count, 2);
+}
+END_TEST
+
+START_TEST(a_checkpoint_that_another_uid_or_no_file_put_there_is_not_read)
+{
+    char path[DIRECTORY_PATH_MAX], *data;
+    size_t bytes;
+    ck_assert_int_eq(directory_join(path, s.pool, "fifo"), 0);
+    ck_assert_int_eq(mkfifo(path, 0600), 0);
+    ck_assert_int_eq(store_read(path, &data, &bytes), -EBADMSG); /* and does not wait for a writer */
+    ck_assert_int_eq(unlink(path), 0);
+    if (geteuid() != 0)
+        return;
+    ck_assert_int_eq(store_write(path, "x", 1), 0);
+    ck_assert_int_eq(chown(path, 12345, 12345), 0);
+    ck_assert_int_eq(store_read(path, &data, &bytes), -EBADMSG);
+}
+END_TEST
+
+START_TEST(window_files_left_by_a_crash_are_swept)
+{
+    char path[DIRECTORY_PATH_MAX];
+    one_action(false);
+    pool_round(pool);
+    pool_round(pool);
+    close_window_now();
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    ck_assert_int_eq(directory_join(path, s.pool, "window-77"), 0);
+    ck_assert_int_eq(store_write(path, "x", 1), 0);
+    killed();
+    ck_assert_int_ne(access(path, F_OK), 0);
+    ck_assert_uint_eq(pool->windows.count, 1);
+    ck_assert_int_eq(directory_join(path, s.pool, "window-1"), 0);
+    ck_assert_int_eq(access(path, F_OK), 0);
+}
+END_TEST
+
+/* ---- requests of workers that are gone --------------------------------------------------------------- */
+
+static void ask(const char *name, const char *text)
+{
+    char path[DIRECTORY_PATH_MAX + 16];
+    snprintf(path, sizeof path, "%s/requests/%s.json", s.pool, name);
+    int fd = open(path, O_WRONLY | O_CREAT, 0600);
+    ck_assert_int_eq(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+    close(fd);
+    pool_scan(pool, true);
+}
+
+static const char low[] =
+    "{\"kind\":\"limits\",\"max_overhead\":0.001,\"time_granularity\":1,\"max_actions_per_run\":1}";
+
+START_TEST(what_workers_asked_for_is_dropped_when_the_last_has_gone_for_long)
+{
+    ask("low", low);
+    ck_assert_uint_eq(pool->asked.cap, 1);
+    synthetic_close_segment(&s);
+    for (int i = 0; i < 4; i++)
+        pool_round(pool);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    ck_assert_ptr_null(pool->workers);
+    pool_let_go(pool, now, 5);
+    pool_let_go(pool, now + 4 * NS_PER_SECOND, 5);
+    ck_assert_uint_eq(pool->asked.cap, 1);
+    pool_let_go(pool, now + 6 * NS_PER_SECOND, 5);
+    ck_assert_uint_eq(pool->asked.cap, 10); /* the default */
+    ck_assert_uint_eq(pool->requests.count, 0);
+}
+END_TEST
+
+START_TEST(what_workers_asked_for_stays_when_one_comes_at_the_last_moment)
+{
+    ask("low", low);
+    synthetic_close_segment(&s);
+    for (int i = 0; i < 4; i++)
+        pool_round(pool);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    pool_let_go(pool, now, 5);
+    segment_unmap(&s.segment);
+    synthetic_attach(&s); /* it sees its request there, and does not write it again */
+    pool_let_go(pool, now + 6 * NS_PER_SECOND, 5);
+    ck_assert_uint_eq(pool->asked.cap, 1);
+    ck_assert_uint_eq(pool->requests.count, 1);
+}
+END_TEST
+
 int main(void)
 {
     rcu_init();
@@ -409,6 +586,14 @@ int main(void)
     tcase_add_test(cases, a_bad_segment_is_quarantined_and_the_others_go_on);
     tcase_add_test(cases, limits_of_several_requests_are_the_lowest);
     tcase_add_test(cases, the_crc_is_the_standard_one);
+    tcase_add_test(cases, a_quarantined_worker_counts_nothing_twice_after_a_restart);
+    tcase_add_test(cases, a_copy_of_a_segment_is_not_counted);
+    tcase_add_test(cases, shared_pages_that_were_cut_are_restored);
+    tcase_add_test(cases, a_pool_whose_folder_is_removed_and_made_again_goes_on);
+    tcase_add_test(cases, a_checkpoint_that_another_uid_or_no_file_put_there_is_not_read);
+    tcase_add_test(cases, window_files_left_by_a_crash_are_swept);
+    tcase_add_test(cases, what_workers_asked_for_is_dropped_when_the_last_has_gone_for_long);
+    tcase_add_test(cases, what_workers_asked_for_stays_when_one_comes_at_the_last_moment);
     suite_add_tcase(suite, cases);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
