@@ -335,7 +335,8 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
         state->work = 1.0;
         state->granularity = asked->granularity;
     }
-    if (measure->attached > 0 || state->cycles > 0) {
+    /* Without workers nothing is spent and nothing learnt: those that come find what was left. */
+    if (measure->attached > 0) {
         bool starting = state->cycles < BUDGET_CYCLES;
         state->cycle[state->next] = starting ? without_start(measure, asked) : *measure;
         state->seen[state->next] = *measure;

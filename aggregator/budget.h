@@ -58,7 +58,7 @@ struct budget_limits {
 struct budget_state {
     struct budget_measure cycle[BUDGET_CYCLES];
     struct budget_measure seen[BUDGET_CYCLES]; /* the same as they were: in `cycle` starting is forgiven */
-    uint32_t next, cycles;                     /* cycles with a worker attached, since the first */
+    uint32_t next, cycles;                     /* cycles with a worker attached */
     double did[BUDGET_CYCLES]; /* the work that was allowed in each cycle; 0: nothing was profiled */
     double work;               /* 0 … 1 */
     double idle_cpu;           /* what a second costs the aggregator at the least */

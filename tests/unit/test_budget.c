@@ -296,6 +296,8 @@ START_TEST(a_load_that_stops_and_comes_back_finds_the_detail_it_had)
     for (int i = 0; i < 200; i++) {
         double load = i < 60 ? 1 : i < 65 ? 0 : i < 120 ? 1 : i < 160 ? 0.05 : 1;
         struct budget_measure cycle = under_load(&world, load, (unsigned)i, &limits);
+        if (i >= 170 && i < 185) /* all workers leave */
+            cycle = (struct budget_measure){.seconds = 1, .aggregator_cpu = 0.0002};
         budget_step(&state, &asked, &cycle, &limits);
         ck_assert_msg(limits.granularity == GRANULARITY_LINE && limits.cap == asked.cap && !limits.paused,
                       "second %d: %u %u", i, limits.granularity, limits.cap);
