@@ -15,6 +15,13 @@ struct closer {
     PyObject *close; /* the file wrapper's own, or NULL */
 };
 
+/* A body that the garbage collector has taken apart has no request any more. */
+static void note_error(struct request *request)
+{
+    if (request != NULL)
+        request->error = true;
+}
+
 static PyObject *next_of_body(PyObject *object)
 {
     struct body *self = (struct body *)object;
@@ -23,13 +30,15 @@ static PyObject *next_of_body(PyObject *object)
             return NULL;
         self->iterator = PyObject_GetIter(self->iterable);
         if (self->iterator == NULL) {
-            self->request->error = true;
+            note_error(self->request);
             return NULL;
         }
     }
-    PyObject *item = Py_TYPE(self->iterator)->tp_iternext(self->iterator);
+    PyObject *iterator = Py_NewRef(self->iterator); /* another thread may close() us meanwhile */
+    PyObject *item = Py_TYPE(iterator)->tp_iternext(iterator);
     if (item == NULL && PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_StopIteration))
-        self->request->error = true;
+        note_error(self->request);
+    Py_DECREF(iterator);
     return item;
 }
 
@@ -64,8 +73,8 @@ static PyObject *close_body(PyObject *object, PyObject *unused)
     return result;
 }
 
-/* Servers take len() == 1 as a sign that the body is complete; where the application's iterable has no
- * length, there is none here either (TypeError, as for any object without one). */
+/* Servers take len() == 1 as a sign that the body is complete. Only bodies of iterables that have a length
+ * have one: servers look for `__len__`, and an object with one is false where it is 0. */
 static Py_ssize_t length_of_body(PyObject *object)
 {
     struct body *self = (struct body *)object;
@@ -107,19 +116,33 @@ static PyMethodDef body_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot body_slots[] = {
-    {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, next_of_body},
-    {Py_sq_length, length_of_body},  {Py_tp_methods, body_methods},
-    {Py_tp_traverse, traverse_body}, {Py_tp_clear, clear_body},
-    {Py_tp_dealloc, dealloc_body},   {0, NULL},
+#define BODY_SLOTS                                                                                           \
+    {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, next_of_body}, {Py_tp_methods, body_methods},          \
+        {Py_tp_traverse, traverse_body}, {Py_tp_clear, clear_body},                                          \
+    {                                                                                                        \
+        Py_tp_dealloc, dealloc_body                                                                          \
+    }
+
+static PyType_Slot body_slots[] = {BODY_SLOTS, {0, NULL}};
+static PyType_Slot sized_body_slots[] = {BODY_SLOTS, {Py_sq_length, length_of_body}, {0, NULL}};
+
+enum {
+    BODY_FLAGS =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION
 };
 
 static PyType_Spec body_spec = {
     .name = "profilomatic._runtime.Body",
     .basicsize = sizeof(struct body),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
-             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .flags = BODY_FLAGS,
     .slots = body_slots,
+};
+
+static PyType_Spec sized_body_spec = {
+    .name = "profilomatic._runtime.SizedBody",
+    .basicsize = sizeof(struct body),
+    .flags = BODY_FLAGS,
+    .slots = sized_body_slots,
 };
 
 /* ---- file wrappers ------------------------------------------------------------------------------------- */
@@ -127,10 +150,16 @@ static PyType_Spec body_spec = {
 static PyObject *call_closer(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     struct closer *self = (struct closer *)object;
-    PyObject *result = self->close != NULL ? PyObject_Call(self->close, args, kwargs) : Py_NewRef(Py_None);
+    /* Once: the wrapper refers to us and its own close() to the wrapper, and that shall not wait for the
+     * garbage collector. */
+    PyObject *close = self->close;
+    self->close = NULL;
+    PyObject *result = close != NULL ? PyObject_Call(close, args, kwargs) : Py_NewRef(Py_None);
     if (result == NULL)
-        self->request->error = true;
-    request_finish(self->request);
+        note_error(self->request);
+    if (self->request != NULL)
+        request_finish(self->request);
+    Py_XDECREF(close);
     return result;
 }
 
@@ -183,6 +212,8 @@ static bool is_file_wrapper(struct request *request, PyObject *result)
     PyObject *wrapper = request->environ != NULL
                             ? PyDict_GetItemWithError(request->environ, request->state->str_file_wrapper)
                             : NULL;
+    if (wrapper == NULL)
+        PyErr_Clear();
     if (wrapper == NULL || PyList_CheckExact(result) || PyTuple_CheckExact(result))
         return false;
     if (PyType_Check(wrapper))
@@ -210,13 +241,32 @@ static void hook_close(struct request *request, PyObject *result)
     request_finish(request);
 }
 
+/* What is no iterable of chunks goes to the server as it is: uWSGI sends plain bytes whole, and whatever else
+ * it may be, the server's own way with it is the right one. */
+static bool is_iterable_of_chunks(PyObject *result)
+{
+    return (Py_TYPE(result)->tp_iter != NULL || PySequence_Check(result)) && !PyBytes_Check(result) &&
+           !PyByteArray_Check(result) && !PyUnicode_Check(result);
+}
+
+static bool has_length(PyObject *result)
+{
+    const PyTypeObject *type = Py_TYPE(result);
+    return (type->tp_as_sequence != NULL && type->tp_as_sequence->sq_length != NULL) ||
+           (type->tp_as_mapping != NULL && type->tp_as_mapping->mp_length != NULL);
+}
+
 PyObject *body_of(struct request *request, PyObject *result)
 {
     if (is_file_wrapper(request, result)) {
         hook_close(request, result);
         return result;
     }
-    PyTypeObject *type = request->state->body_type;
+    if (!is_iterable_of_chunks(result)) {
+        request_finish(request);
+        return result;
+    }
+    PyTypeObject *type = has_length(result) ? request->state->sized_body_type : request->state->body_type;
     struct body *body = (struct body *)type->tp_alloc(type, 0);
     if (body == NULL) {
         PyErr_Clear();
@@ -231,6 +281,7 @@ PyObject *body_of(struct request *request, PyObject *result)
 int body_add_types(PyObject *module, struct module_state *state)
 {
     state->body_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &body_spec, NULL);
+    state->sized_body_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &sized_body_spec, NULL);
     state->closer_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &closer_spec, NULL);
-    return state->body_type == NULL || state->closer_type == NULL ? -1 : 0;
+    return state->body_type == NULL || state->sized_body_type == NULL || state->closer_type == NULL ? -1 : 0;
 }

@@ -253,6 +253,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->application_type);
     Py_VISIT(state->start_response_type);
     Py_VISIT(state->body_type);
+    Py_VISIT(state->sized_body_type);
     Py_VISIT(state->closer_type);
     Py_VISIT(state->current);
     Py_VISIT(state->template);
@@ -268,6 +269,7 @@ static int clear(PyObject *module)
     Py_CLEAR(state->application_type);
     Py_CLEAR(state->start_response_type);
     Py_CLEAR(state->body_type);
+    Py_CLEAR(state->sized_body_type);
     Py_CLEAR(state->closer_type);
     Py_CLEAR(state->current);
     Py_CLEAR(state->template);

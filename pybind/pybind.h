@@ -28,6 +28,7 @@ struct module_state {
     PyTypeObject *application_type;
     PyTypeObject *start_response_type;
     PyTypeObject *body_type;
+    PyTypeObject *sized_body_type;
     PyTypeObject *closer_type;
     PyObject *current;   /* ContextVar: the action that this context is in, or None */
     PyObject *template;  /* callable(environ) -> str | None, or NULL */

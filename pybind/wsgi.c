@@ -7,6 +7,8 @@
  */
 #include "pybind/wsgi.h"
 
+#include <structmember.h>
+
 #include "runtime/worker.h"
 
 struct application {
@@ -14,16 +16,28 @@ struct application {
     PyObject *name;
     struct module_state *state;
     PyObject *module;
+    PyObject *weak_references;
 };
+
+/* Whether this call is a request that shall be an action. A wrapper inside a wrapper (middleware, or `run`
+ * over an application that wraps itself) lets it through: the outer one counts. */
+static bool is_request(struct application *self, PyObject *args, PyObject *kwargs)
+{
+    if (!worker.enabled || kwargs != NULL || PyTuple_GET_SIZE(args) != 2 ||
+        !PyDict_Check(PyTuple_GET_ITEM(args, 0)))
+        return false;
+    int inside = PyDict_Contains(PyTuple_GET_ITEM(args, 0), self->state->str_task_key);
+    if (inside < 0)
+        PyErr_Clear();
+    return inside == 0;
+}
 
 static PyObject *call_application(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     struct application *self = (struct application *)object;
-    /* A wrapper inside a wrapper (middleware, or `run` over an application that wraps itself) lets it
-     * through: the outer one counts. */
-    if (!worker.enabled || kwargs != NULL || PyTuple_GET_SIZE(args) != 2 ||
-        !PyDict_Check(PyTuple_GET_ITEM(args, 0)) ||
-        PyDict_Contains(PyTuple_GET_ITEM(args, 0), self->state->str_task_key) != 0)
+    if (self->application == NULL) /* the garbage collector has taken us apart */
+        return PyErr_Format(PyExc_RuntimeError, "the wrapped application has gone");
+    if (!is_request(self, args, kwargs))
         return PyObject_Call(self->application, args, kwargs);
 
     PyObject *wsgi_environ = PyTuple_GET_ITEM(args, 0);
@@ -50,15 +64,28 @@ static PyObject *call_application(PyObject *object, PyObject *args, PyObject *kw
 static PyObject *get_attribute(PyObject *object, PyObject *name)
 {
     PyObject *own = PyObject_GenericGetAttr(object, name);
-    if (own != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError))
+    PyObject *application = ((struct application *)object)->application;
+    if (own != NULL || application == NULL || !PyErr_ExceptionMatches(PyExc_AttributeError))
         return own;
     PyErr_Clear();
-    return PyObject_GetAttr(((struct application *)object)->application, name);
+    return PyObject_GetAttr(application, name);
+}
+
+/* `app.wsgi_app = Middleware(app.wsgi_app)` means the application, also where somebody else wrapped it. */
+static int set_attribute(PyObject *object, PyObject *name, PyObject *value)
+{
+    PyObject *application = ((struct application *)object)->application;
+    if (application == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "the wrapped application has gone");
+        return -1;
+    }
+    return PyObject_SetAttr(application, name, value);
 }
 
 static PyObject *get_application(PyObject *object, void *unused)
 {
-    return Py_NewRef(((struct application *)object)->application);
+    PyObject *application = ((struct application *)object)->application;
+    return Py_NewRef(application != NULL ? application : Py_None);
 }
 
 static PyObject *represent_application(PyObject *object)
@@ -87,6 +114,8 @@ static void dealloc_application(PyObject *object)
     struct application *self = (struct application *)object;
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
+    if (self->weak_references != NULL)
+        PyObject_ClearWeakRefs(object);
     clear_application(object);
     Py_XDECREF(self->name);
     Py_XDECREF(self->module);
@@ -100,9 +129,15 @@ static PyGetSetDef application_getters[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+static PyMemberDef application_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(struct application, weak_references), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot application_slots[] = {
     {Py_tp_call, call_application},         {Py_tp_getattro, get_attribute},
-    {Py_tp_repr, represent_application},    {Py_tp_getset, application_getters},
+    {Py_tp_setattro, set_attribute},        {Py_tp_repr, represent_application},
+    {Py_tp_getset, application_getters},    {Py_tp_members, application_members},
     {Py_tp_traverse, traverse_application}, {Py_tp_clear, clear_application},
     {Py_tp_dealloc, dealloc_application},   {0, NULL},
 };
