@@ -68,10 +68,21 @@ struct action_object *action_current(struct module_state *state)
     if (Py_TYPE(value) != state->action_type)
         return NULL;
     struct action_object *action = (struct action_object *)value;
-    /* Ended ones stay current where an inner action outlived its parent: look further out. */
+    /* Ended ones stay current where they were ended in another context: look further out. */
     while (action != NULL && !action_is_live(&action->action))
-        action = (struct action_object *)action->parent;
+        action = action->parent;
     return action;
+}
+
+/* Have `self` refer to the innermost action around it that is still open, so that neither a line of ended
+ * ones keeps growing nor one that is begun again finds itself among its own parents. */
+static void skip_ended_parents(struct action_object *self)
+{
+    struct action_object *parent;
+    while ((parent = self->parent) != NULL && !action_is_live(&parent->action)) {
+        self->parent = (struct action_object *)Py_XNewRef((PyObject *)parent->parent);
+        Py_DECREF((PyObject *)parent);
+    }
 }
 
 static void set_current(struct module_state *state, PyObject *value)
@@ -96,16 +107,23 @@ struct action_object *action_object_new(struct module_state *state, PyObject *mo
     self->parent = NULL;
     self->uuid_text = Py_XNewRef(uuid_text);
     self->entered = false;
+    self->used = false;
     return self;
 }
 
 void action_object_begin(struct action_object *self, const char *hint, size_t length, bool settled)
 {
+    module_attach(self->state);
     struct action_object *parent = action_current(self->state);
     uint8_t uuid[16];
     bool given = self->uuid_text != NULL && parse_uuid(self->uuid_text, uuid);
-    if (parent != NULL && parent != self)
-        Py_XSETREF(self->parent, Py_NewRef((PyObject *)parent));
+    if (self->used)
+        for (struct action_object *outer = parent; outer != NULL; outer = outer->parent)
+            skip_ended_parents(outer);
+    self->used = true;
+    struct action_object *former = self->parent;
+    self->parent = (struct action_object *)Py_XNewRef((PyObject *)parent);
+    Py_XDECREF((PyObject *)former);
     action_begin(&self->action, hint, length, settled, parent != NULL ? &parent->action : NULL,
                  given ? uuid : NULL);
     if (!self->action.open)
@@ -116,27 +134,36 @@ void action_object_begin(struct action_object *self, const char *hint, size_t le
     self->entered = true;
 }
 
+static void call_pump(struct module_state *state)
+{
+    uint64_t start = clock_monotonic_ns();
+    PyObject *pump = Py_NewRef(state->pump); /* it may take itself back */
+    PyObject *result = PyObject_CallNoArgs(pump);
+    if (result == NULL)
+        hook_failed(pump);
+    Py_XDECREF(result);
+    Py_DECREF(pump);
+    meter_exact(&worker.meter, clock_monotonic_ns() - start);
+}
+
 void action_object_end(struct action_object *self, const char *name, size_t length, bool error)
 {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    bool message = action_end(&self->action, name, length, error);
+    skip_ended_parents(self);
+    bool message =
+        action_end(&self->action, name, length, error, self->parent != NULL ? &self->parent->action : NULL);
     if (self->entered) {
         self->entered = false;
         PyObject *current = NULL;
         if (PyContextVar_Get(self->state->current, NULL, &current) != 0)
             PyErr_Clear();
         if (current == (PyObject *)self)
-            set_current(self->state, self->parent != NULL ? self->parent : Py_None);
+            set_current(self->state, self->parent != NULL ? (PyObject *)self->parent : Py_None);
         Py_XDECREF(current);
     }
-    Py_CLEAR(self->parent);
-    if (message && self->state->pump != NULL) {
-        PyObject *result = PyObject_CallNoArgs(self->state->pump);
-        if (result == NULL)
-            PyErr_WriteUnraisable(self->state->pump);
-        Py_XDECREF(result);
-    }
+    if (message && self->state->pump != NULL)
+        call_pump(self->state);
     PyErr_Restore(type, value, traceback);
 }
 
@@ -188,18 +215,33 @@ static void end_by_name(struct action_object *self, bool error)
     action_object_end(self, name, (size_t)length, error);
 }
 
-static void dealloc_action(PyObject *object)
+/* Free it and return the reference to its parent. */
+static PyObject *free_action(PyObject *object)
 {
     struct action_object *self = (struct action_object *)object;
-    if (self->action.open)
+    if (self->action.open) {
+        PyObject *kind, *value, *traceback;
+        PyErr_Fetch(&kind, &value, &traceback);
         end_by_name(self, false);
+        PyErr_Restore(kind, value, traceback);
+    }
     PyTypeObject *type = Py_TYPE(object);
+    PyObject *parent = (PyObject *)self->parent;
     Py_XDECREF(self->name);
-    Py_XDECREF(self->parent);
     Py_XDECREF(self->uuid_text);
     Py_XDECREF(self->module);
     PyObject_Free(object);
     Py_DECREF(type);
+    return parent;
+}
+
+/* In a loop, because a program that begins actions and never ends them makes a long line of them. */
+static void dealloc_action(PyObject *object)
+{
+    PyObject *parent = free_action(object);
+    while (parent != NULL && Py_REFCNT(parent) == 1)
+        parent = free_action(parent);
+    Py_XDECREF(parent);
 }
 
 static PyObject *begin_method(PyObject *object, PyObject *unused)

@@ -5,18 +5,30 @@
 #include "runtime/worker.h"
 #include "shm/fault.h"
 
-static void call_on_attach(void *context)
+static int raise_later(void *exception)
 {
-    struct module_state *state = context;
-    if (state->on_attach == NULL)
+    PyErr_SetObject((PyObject *)Py_TYPE((PyObject *)exception), exception);
+    Py_DECREF((PyObject *)exception);
+    return -1;
+}
+
+void hook_failed(PyObject *where)
+{
+    bool ends = PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit);
+    if (where != NULL && !ends) {
+        PyErr_WriteUnraisable(where);
         return;
+    }
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    PyObject *result = PyObject_CallNoArgs(state->on_attach);
-    if (result == NULL)
-        PyErr_WriteUnraisable(state->on_attach);
-    Py_XDECREF(result);
-    PyErr_Restore(type, value, traceback);
+    if (ends) {
+        PyErr_NormalizeException(&type, &value, &traceback);
+        if (value != NULL && Py_AddPendingCall(raise_later, Py_NewRef(value)) != 0)
+            Py_DECREF(value);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
 }
 
 /* Folders that modules are imported from, so that file names can be told relative to them. */
@@ -37,13 +49,39 @@ static void note_import_roots(void)
         else if (*text == '/')
             paths[count++] = text;
     }
-    stacks_set_roots(paths, count);
+    stacks_add_roots(paths, count);
 }
 
-static void on_attach(void *context)
+/* This interpreter learns of the attachment: each of several in one process (uWSGI's mounts) for itself. */
+static void tell_attached(struct module_state *state)
 {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
     note_import_roots();
-    call_on_attach(context);
+    PyObject *callback = Py_XNewRef(state->on_attach); /* it may be replaced while it runs */
+    if (callback != NULL) {
+        uint64_t start = clock_monotonic_ns();
+        PyObject *result = PyObject_CallNoArgs(callback);
+        if (result == NULL)
+            hook_failed(callback);
+        Py_XDECREF(result);
+        Py_DECREF(callback);
+        meter_exact(&worker.meter, clock_monotonic_ns() - start);
+    }
+    PyErr_Restore(type, value, traceback);
+}
+
+bool module_attach(struct module_state *state)
+{
+    if (worker_is_attached() && state->attachment == worker.attachment)
+        return true;
+    if (!worker.enabled || !worker_ready(clock_monotonic_ns()))
+        return false;
+    if (state->attachment != worker.attachment) {
+        state->attachment = worker.attachment; /* first: what is called may begin actions */
+        tell_attached(state);
+    }
+    return true;
 }
 
 static int copy_text(char *out, size_t size, const char *text, const char *what)
@@ -58,24 +96,29 @@ static int copy_text(char *out, size_t size, const char *text, const char *what)
 
 PyDoc_STRVAR(
     enable_doc,
-    "enable(directory, source, aggregator=None, on_attach=None)\n--\n\n"
+    "enable(directory, source, aggregator=None, on_attach=None, process=False)\n--\n\n"
     "Switch profiling on in this process and in every process forked from it.\n\n"
     "Nothing is made until an action begins; then each process makes its segment, calls on_attach() and "
     "starts its\n"
     "sampler thread. `aggregator` is the program to start where none serves the directory; None: never\n"
-    "start one. Raises RuntimeError if this interpreter is not the one that the extension was built for.");
+    "start one. `process`: threads outside actions will be sampled as well, so the sampler does not wait "
+    "for\n"
+    "actions. Raises RuntimeError if this interpreter is not the one that the extension was built for.");
 
 static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"directory", "source", "aggregator", "on_attach", NULL};
+    static char *names[] = {"directory", "source", "aggregator", "on_attach", "process", NULL};
     const char *directory, *source, *aggregator = NULL;
     PyObject *callback = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ss|zO:enable", names, &directory, &source, &aggregator,
-                                     &callback))
+    int process = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ss|zOp:enable", names, &directory, &source, &aggregator,
+                                     &callback, &process))
         return NULL;
     struct module_state *state = PyModule_GetState(module);
     struct worker_settings settings = {
-        .python_hexversion = PY_VERSION_HEX, .on_attach = on_attach, .on_attach_context = state};
+        .python_hexversion = PY_VERSION_HEX, .uid = geteuid(), .process = process != 0};
+    char usual[DIRECTORY_PATH_MAX];
+    settings.directory_is_default = directory_default(usual) == 0 && strcmp(usual, directory) == 0;
     if (copy_text(settings.directory, sizeof settings.directory, directory, "directory") != 0 ||
         copy_text(settings.source, sizeof settings.source, source, "source") != 0 ||
         copy_text(settings.aggregator, sizeof settings.aggregator, aggregator != NULL ? aggregator : "",
@@ -83,12 +126,15 @@ static PyObject *enable(PyObject *module, PyObject *args, PyObject *kwargs)
         return NULL;
     if (directory_pool(settings.pool, directory, geteuid(), source) != 0)
         return PyErr_Format(PyExc_ValueError, "%s", fault_text());
-    Py_XSETREF(state->on_attach, callback != Py_None ? Py_NewRef(callback) : NULL);
     if (worker_enable(&settings) != 0) {
         if (!PyErr_Occurred())
             PyErr_Format(PyExc_RuntimeError, "%s", fault_text());
         return NULL;
     }
+    Py_XSETREF(state->on_attach, callback != Py_None ? Py_NewRef(callback) : NULL);
+    state->attachment = 0; /* what is asked for may have changed: told again */
+    if (worker_is_attached())
+        module_attach(state);
     Py_RETURN_NONE;
 }
 
@@ -105,7 +151,7 @@ static PyObject *enabled(PyObject *module, PyObject *unused)
 
 static PyObject *attach(PyObject *module, PyObject *unused)
 {
-    return PyBool_FromLong(worker_ready(clock_monotonic_ns()));
+    return PyBool_FromLong(module_attach(PyModule_GetState(module)));
 }
 
 static uint64_t word(const _Atomic uint64_t *value)
@@ -117,8 +163,7 @@ static PyObject *status(PyObject *module, PyObject *unused)
 {
     static const char *const reasons[DENIALS] = {"no_rates", "paused",    "lottery",
                                                  "cap",      "lane_full", "no_slot"};
-    bool attached = worker.attached && *worker_sentinel != 0;
-    if (!attached)
+    if (!worker_is_attached())
         return Py_BuildValue("{sOsOss}", "attached", Py_False, "enabled", worker.enabled ? Py_True : Py_False,
                              "reason", worker.reason);
     worker_publish_meter();
@@ -283,11 +328,6 @@ static int clear(PyObject *module)
 
 static void release(void *module)
 {
-    struct module_state *state = PyModule_GetState(module);
-    if (worker.settings.on_attach_context == state) {
-        worker.settings.on_attach = NULL; /* its interpreter goes away */
-        worker.settings.on_attach_context = NULL;
-    }
     clear(module);
 }
 

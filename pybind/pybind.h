@@ -34,6 +34,7 @@ struct module_state {
     PyObject *template;  /* callable(environ) -> str | None, or NULL */
     PyObject *pump;      /* callable(), or NULL */
     PyObject *on_attach; /* callable(), or NULL */
+    uint32_t attachment; /* the one that on_attach was told of: worker.attachment, 0 none */
 #define X(field, text) PyObject *str_##field;
     POM_NAMES(X)
 #undef X
@@ -45,11 +46,13 @@ extern struct PyModuleDef pom_module;
 struct action_object {
     PyObject_HEAD struct action action;
     struct module_state *state;
-    PyObject *module;    /* keeps the state alive */
-    PyObject *name;      /* str */
-    PyObject *parent;    /* the action object that was current at begin, or NULL */
-    PyObject *uuid_text; /* str, made when asked for */
-    bool entered;        /* the ContextVar was set to this object */
+    PyObject *module;             /* keeps the state alive */
+    PyObject *name;               /* str */
+    struct action_object *parent; /* the one that was current at begin; once this one has ended, the innermost
+                                     that was open then; or NULL */
+    PyObject *uuid_text;          /* str, made when asked for */
+    bool entered;                 /* the ContextVar was set to this object */
+    bool used;                    /* it was begun before: others may refer to it as their parent */
 };
 
 /** A new action object (not begun). `uuid_text` may be NULL. New reference, or NULL with an exception. */
@@ -68,6 +71,15 @@ PyObject *action_object_uuid(struct action_object *self);
 
 /** The live current action of this context, borrowed, or NULL. Never raises. */
 struct action_object *action_current(struct module_state *state);
+
+/** Attach this process if need be, and tell this interpreter's on_attach of it, once. True if attached. */
+bool module_attach(struct module_state *state);
+
+/**
+ * A callable that we called for ourselves has raised: say so as if in `where`, or drop it (NULL). What a
+ * signal handler raised meanwhile to end the program (KeyboardInterrupt, SystemExit) is raised again soon.
+ */
+void hook_failed(PyObject *where);
 
 int action_add_type(PyObject *module, struct module_state *state);
 int wsgi_add_types(PyObject *module, struct module_state *state);

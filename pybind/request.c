@@ -34,6 +34,7 @@ static void note_path(struct request *self)
     memcpy(full, script, script_length);
     memcpy(full + script_length, path, path_length);
     self->path_length = path_normalise(full, script_length + path_length, self->path);
+    PyErr_Clear(); /* of a key that could not be compared */
 }
 
 /* Attribute by a path of names, new reference; NULL without an exception if any of it is missing. */
@@ -42,7 +43,7 @@ static PyObject *follow(PyObject *object, PyObject *first, PyObject *second)
     PyObject *a = PyObject_GetAttr(object, first);
     PyObject *b = a != NULL && a != Py_None ? PyObject_GetAttr(a, second) : NULL;
     if (b == NULL)
-        PyErr_Clear();
+        hook_failed(NULL);
     Py_XDECREF(a);
     return b;
 }
@@ -55,10 +56,14 @@ static PyObject *route_template(struct request *self)
     PyObject *found = NULL;
     if (request != NULL)
         found = follow(request, state->str_url_rule, state->str_rule);
+    else
+        PyErr_Clear();
     if (found == NULL && state->template != NULL) {
-        found = PyObject_CallOneArg(state->template, self->environ);
+        PyObject *template = Py_NewRef(state->template); /* it may replace itself */
+        found = PyObject_CallOneArg(template, self->environ);
+        Py_DECREF(template);
         if (found == NULL)
-            PyErr_Clear();
+            hook_failed(NULL);
     }
     if (found != NULL && !PyUnicode_Check(found))
         Py_CLEAR(found);
@@ -87,16 +92,19 @@ void request_finish(struct request *self)
     PyErr_Restore(type, value, traceback);
 }
 
+static bool is_task_uuid(PyObject *name)
+{
+    return PyUnicode_Check(name) && PyUnicode_READY(name) == 0 && PyUnicode_IS_ASCII(name) &&
+           PyUnicode_GET_LENGTH(name) == 11 &&
+           strncasecmp((const char *)PyUnicode_1BYTE_DATA(name), "X-Task-UUID", 11) == 0;
+}
+
 static bool names_task_uuid(PyObject *headers)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(headers); i++) {
         PyObject *header = PyList_GET_ITEM(headers, i);
-        if (!PyTuple_Check(header) || PyTuple_GET_SIZE(header) != 2)
-            continue;
-        PyObject *name = PyTuple_GET_ITEM(header, 0);
-        const char *text;
-        if (PyUnicode_Check(name) && PyUnicode_GET_LENGTH(name) == 11 &&
-            (text = PyUnicode_AsUTF8(name)) != NULL && strcasecmp(text, "X-Task-UUID") == 0)
+        if (PyTuple_Check(header) && PyTuple_GET_SIZE(header) == 2 &&
+            is_task_uuid(PyTuple_GET_ITEM(header, 0)))
             return true;
     }
     return false;
@@ -105,10 +113,8 @@ static bool names_task_uuid(PyObject *headers)
 /* A copy of the headers with ours at the end; NULL without an exception if they are to stay as they are. */
 static PyObject *with_task_uuid(struct request *self, PyObject *headers)
 {
-    if (!PyList_Check(headers) || names_task_uuid(headers)) {
-        PyErr_Clear();
+    if (!PyList_Check(headers) || names_task_uuid(headers))
         return NULL;
-    }
     PyObject *uuid = action_object_uuid(self->action);
     PyObject *header = uuid != NULL ? PyTuple_Pack(2, self->state->str_header, uuid) : NULL;
     PyObject *copy = header != NULL ? PyList_GetSlice(headers, 0, PyList_GET_SIZE(headers)) : NULL;
@@ -131,7 +137,7 @@ static PyObject *call_request(PyObject *object, PyObject *args, PyObject *kwargs
             self->error = PyUnicode_READ_CHAR(status, 0) >= '5' && PyUnicode_READ_CHAR(status, 0) <= '9';
         headers = with_task_uuid(self, PyTuple_GET_ITEM(args, 1));
     }
-    if (self->name == NULL && self->environ != NULL && !PyErr_Occurred())
+    if (self->name == NULL && self->environ != NULL)
         self->name =
             route_template(self); /* now, because Flask drops its request from the environ before close() */
     if (headers != NULL) {
@@ -215,6 +221,8 @@ struct request *request_begin(struct module_state *state, PyObject *module, PyOb
     note_path(request);
 
     PyObject *given = PyDict_GetItemWithError(wsgi_environ, state->str_HTTP_X_TASK_UUID);
+    if (given == NULL)
+        PyErr_Clear();
     if (given != NULL && !PyUnicode_Check(given))
         given = NULL;
     request->action = action_object_new(state, module, NULL, given);

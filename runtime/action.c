@@ -65,9 +65,12 @@ static int take_slot(void)
 static void fill_slot(int i, const struct action *action)
 {
     struct slot *slot = &slots.slot[i];
+    atomic_thread_fence(memory_order_release); /* who reads what follows sees that `serial` was 0 before */
+    slot->owner = action->serial;
     slot->begin_ns = action->begin_ns;
     slot->begin_cpu_ns = action->begin_cpu_ns;
     reader_note_thread(&slot->thread);
+    slot->thread.tid = action->tid; /* after a bare clone() the reader remembers the parent's */
     if ((uint32_t)i >= atomic_load_explicit(&slots.top, memory_order_relaxed))
         atomic_store_explicit(&slots.top, (uint32_t)i + 1, memory_order_relaxed);
     atomic_store_explicit(&slot->serial, action->serial, memory_order_release);
@@ -75,14 +78,20 @@ static void fill_slot(int i, const struct action *action)
     sampler_wake(action->begin_ns);
 }
 
+/* True if the slot showed the action `from` and now shows `to`. */
+static bool change_slot(int i, uint64_t from, uint64_t to)
+{
+    return atomic_compare_exchange_strong_explicit(&slots.slot[i].serial, &from, to, memory_order_acq_rel,
+                                                   memory_order_relaxed);
+}
+
 /* Where the parent's thread is ours, share its slot; else take one. */
 static bool arm(struct action *action, const struct action *parent)
 {
     if (parent != NULL && parent->slot != NO_SLOT && parent->tid == action->tid &&
-        atomic_load_explicit(&slots.slot[parent->slot].serial, memory_order_relaxed) == parent->serial) {
+        change_slot(parent->slot, parent->serial, action->serial)) {
         action->slot = parent->slot;
         action->owns_slot = false;
-        atomic_store_explicit(&slots.slot[action->slot].serial, action->serial, memory_order_release);
         return true;
     }
     action->slot = (int16_t)take_slot();
@@ -93,19 +102,29 @@ static bool arm(struct action *action, const struct action *parent)
     return true;
 }
 
-static void disarm(struct action *action)
+static void disarm(struct action *action, const struct action *outer)
 {
     if (action->slot == NO_SLOT)
         return;
     struct slot *slot = &slots.slot[action->slot];
     if (action->owns_slot) {
-        /* Also when an inner action was left open. A slot is given away only after its owner ended, once. */
-        atomic_store_explicit(&slot->serial, 0, memory_order_release);
-        atomic_fetch_sub_explicit(&slots.armed, 1, memory_order_seq_cst);
-    } else if (atomic_load_explicit(&slot->serial, memory_order_relaxed) == action->serial) {
-        atomic_store_explicit(&slot->serial, action->parent_serial, memory_order_release);
+        /* Also when an inner action was left open. If it was reclaimed it may be another's by now. */
+        if (slot->owner == action->serial) {
+            slot->owner = 0;
+            if (atomic_exchange_explicit(&slot->serial, 0, memory_order_acq_rel) != 0)
+                atomic_fetch_sub_explicit(&slots.armed, 1, memory_order_seq_cst);
+        }
+    } else {
+        bool shared = outer != NULL && outer->slot == action->slot && outer->serial != 0;
+        change_slot(action->slot, action->serial, shared ? outer->serial : action->parent_serial);
     }
     action->slot = NO_SLOT;
+}
+
+void slot_reclaim(uint32_t i, uint64_t serial)
+{
+    if (change_slot((int)i, serial, 0))
+        atomic_fetch_sub_explicit(&slots.armed, 1, memory_order_seq_cst);
 }
 
 /* The rare part: an admitted action tells its begin. */
@@ -144,10 +163,16 @@ static bool begin_profiled(struct action *action, uint32_t row, const struct act
 /* Whether a root is admitted; counts why not. */
 static bool admit(struct action *action, uint32_t hash)
 {
+    bool room = !atomic_load_explicit(&worker.want_fresh_segment, memory_order_relaxed) ||
+                worker_renew_segment(action->begin_ns);
     struct worker_page *page = worker.segment.worker;
     uint32_t stratum = types_stratum(hash);
     notice_print_deferred();
     counter_add(&page->seen[stratum], 1);
+    if (!room) {
+        counter_add(&page->denied[DENIED_LANE_FULL], 1);
+        return false;
+    }
     if (take_slot() == NO_SLOT) {
         counter_add(&page->denied[DENIED_NO_SLOT], 1);
         return false;
@@ -167,11 +192,14 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
                   const struct action *parent, const uint8_t *task_uuid)
 {
     uint64_t now = clock_monotonic_ns();
+    bool attached = worker_is_attached();
     action->open = false;
     action->serial = 0;
     action->slot = NO_SLOT;
     if (!worker_ready(now))
         return;
+    if (!attached)
+        now = clock_monotonic_ns(); /* attaching is not part of the action */
     if (limits_passthrough()) {
         counter_add(&worker.segment.worker->uncounted, 1);
         return;
@@ -198,8 +226,6 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
         profile = parent->serial != 0;
         action->probability = parent->probability;
     } else {
-        if (atomic_load_explicit(&worker.want_fresh_segment, memory_order_relaxed))
-            worker_renew_segment();
         profile = admit(action, action->path_hash);
     }
     if (!profile)
@@ -213,20 +239,20 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
 
 bool action_is_live(const struct action *action)
 {
-    return action->open && *worker_sentinel != 0 && action->generation == worker.generation &&
-           worker.attached;
+    return action->open && worker_is_attached() && action->generation == worker.generation;
 }
 
 /* The rare part: a profiled action tells its end. */
-static void end_profiled(struct action *action, uint32_t row, uint64_t now, uint64_t latency_ns, bool error)
+static void end_profiled(struct action *action, uint32_t row, uint64_t now, bool error,
+                         const struct action *outer)
 {
     uint64_t start = clock_monotonic_ns();
-    disarm(action);
+    disarm(action, outer);
     struct record_end record = {
         .header = {.size = sizeof record, .kind = RECORD_END, .flags = error ? END_ERROR : 0},
         .time_ns = now,
         .action_serial = action->serial,
-        .latency_ns = latency_ns,
+        .latency_ns = now - action->begin_ns,
         .type = row,
     };
     if (thread_id() == action->tid) {
@@ -242,7 +268,8 @@ static void end_profiled(struct action *action, uint32_t row, uint64_t now, uint
     meter_exact(&worker.meter, clock_monotonic_ns() - start);
 }
 
-bool action_end(struct action *action, const char *name, size_t length, bool error)
+bool action_end(struct action *action, const char *name, size_t length, bool error,
+                const struct action *outer)
 {
     if (!action_is_live(action)) {
         action->open = false;
@@ -255,11 +282,11 @@ bool action_end(struct action *action, const char *name, size_t length, bool err
     if (action->is_root)
         types_learn(action->path_hash, name, length);
     counters_add(worker.segment.counters, row, latency, error, action->serial != 0);
-    if (action->serial == 0)
-        return false;
-    end_profiled(action, row, now, latency, error);
-    worker_publish_meter();
-    return action->is_root;
+    if (action->serial != 0)
+        end_profiled(action, row, now, error, outer);
+    if (action->serial != 0 || worker.meter.hooks - worker.meter.published_hooks >= METER_EVERY)
+        worker_publish_meter();
+    return action->serial != 0 && action->is_root;
 }
 
 void actions_begin_segment(struct segment *segment)

@@ -28,10 +28,12 @@ enum {
 /**
  * A thread inside a profiled action. Written with the GIL held: the other fields first, then `serial` with
  * release. The sampler loads `serial` with acquire and reads the fields; if `serial` is the same afterwards,
- * they belong to it.
+ * they belong to it. A serial is never used twice, and where the sampler may take a slot back at the same
+ * time (slot_reclaim), `serial` changes by compare-and-swap.
  */
 struct slot {
     _Atomic uint64_t serial; /* innermost profiled action of the thread; 0: free */
+    uint64_t owner;          /* GIL holders: the action that took the slot and gives it back */
     uint64_t begin_ns;
     uint64_t begin_cpu_ns;
     struct reader_thread thread;
@@ -72,15 +74,19 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
                   const struct action *parent, const uint8_t *task_uuid);
 
 /**
- * End with the action type `name`. Returns true if it was a profiled root (then destinations in this process
- * may have a message soon).
+ * End with the action type `name`. `outer` is the innermost action around it that is still open, or NULL.
+ * Returns true if it was a profiled root (then destinations in this process may have a message soon).
  */
-bool action_end(struct action *action, const char *name, size_t length, bool error);
+bool action_end(struct action *action, const char *name, size_t length, bool error,
+                const struct action *outer);
 
 /** True if the handle is open and was begun in this very process. */
 bool action_is_live(const struct action *action);
 
-/** A fresh segment: forget type rows and open slots. */
+/** Sampler thread: give back slot `i`, whose thread has died inside the action `serial`. */
+void slot_reclaim(uint32_t i, uint64_t serial);
+
+/** A fresh segment: forget type rows. */
 void actions_begin_segment(struct segment *segment);
 
 void actions_after_fork(void);

@@ -3,77 +3,104 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "shm/clock.h"
 #include "shm/directory.h"
 #include "shm/fault.h"
 
 static struct {
     _Atomic(struct budget_page *) budget;
     _Atomic(const struct rates_page *) rates;
-    ino_t budget_inode, rates_inode; /* sampler thread only */
+    char pool[DIRECTORY_PATH_MAX]; /* whose they are */
+    struct stat rates_file;        /* sampler thread: what was mapped as `rates` */
 } limits;
 
-/* Map one file if its inode is not `*inode`. Returns 0 with *page NULL if it is the one we have. */
-static int map_file(const char *pool, const char *name, size_t bytes, int protection, ino_t *inode,
-                    void **page)
+/* Map one file of the pool and tell what it is. */
+static int map_file(const char *name, size_t bytes, int protection, void **page, struct stat *file)
 {
     char path[DIRECTORY_PATH_MAX];
-    struct stat st;
-    *page = NULL;
-    int rc = directory_join(path, pool, name);
+    int rc = directory_join(path, limits.pool, name);
     if (rc != 0)
         return rc;
     int fd = open(path, (protection & PROT_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0)
         return fault(errno, "%s", path);
-    if (fstat(fd, &st) != 0)
+    if (fstat(fd, file) != 0)
         rc = fault(errno, "%s", path);
-    else if (!S_ISREG(st.st_mode) || (size_t)st.st_size < bytes)
+    else if (!S_ISREG(file->st_mode) || (size_t)file->st_size < bytes)
         rc = fault(EPROTO, "%s is not what it should be", path);
-    else if (st.st_ino != *inode) {
+    else {
         void *mapped = mmap(NULL, bytes, protection, MAP_SHARED, fd, 0);
         if (mapped == MAP_FAILED)
             rc = fault(errno, "cannot map %s", path);
-        else {
+        else
             *page = mapped;
-            *inode = st.st_ino;
-        }
     }
     close(fd);
     return rc;
 }
 
-int limits_refresh(const char *pool)
-{
-    void *page;
-    int rc = map_file(pool, "budget", sizeof(struct budget_page), PROT_READ | PROT_WRITE,
-                      &limits.budget_inode, &page);
-    if (rc != 0)
-        return rc;
-    if (page != NULL) {
-        struct budget_page *budget = page;
-        if (budget->magic != BUDGET_MAGIC || budget->abi != BUDGET_ABI)
-            return fault(EPROTO, "%s/budget is of another version", pool);
-        atomic_store_explicit(&limits.budget, budget, memory_order_release);
-    }
-    rc = map_file(pool, "rates", sizeof(struct rates_page), PROT_READ, &limits.rates_inode, &page);
-    if (rc != 0)
-        return rc;
-    if (page != NULL) {
-        const struct rates_page *rates = page;
-        if (rates->magic != RATES_MAGIC || rates->abi != RATES_ABI)
-            return fault(EPROTO, "%s/rates is of another version", pool);
-        atomic_store_explicit(&limits.rates, rates, memory_order_release);
-    }
-    return 0;
-}
-
 static const struct rates_page *current_rates(void)
 {
     return atomic_load_explicit(&limits.rates, memory_order_acquire);
+}
+
+void limits_use(const char *pool)
+{
+    if (strcmp(limits.pool, pool) == 0)
+        return;
+    atomic_store_explicit(&limits.rates, NULL, memory_order_relaxed);
+    atomic_store_explicit(&limits.budget, NULL, memory_order_relaxed);
+    snprintf(limits.pool, sizeof limits.pool, "%s", pool);
+}
+
+/*
+ * Is `fresh` the file that we have already? A file that was made anew may have got the inode again, so its
+ * heartbeat is compared too. Where that differs only because it was just stored, a mapping is spent.
+ */
+static bool is_current(const struct rates_page *fresh, const struct stat *file)
+{
+    const struct rates_page *rates = current_rates();
+    return rates != NULL && file->st_ino == limits.rates_file.st_ino &&
+           file->st_dev == limits.rates_file.st_dev &&
+           atomic_load(&rates->heartbeat_ns) == atomic_load(&fresh->heartbeat_ns);
+}
+
+int limits_refresh(void)
+{
+    void *rates_page, *budget_page;
+    struct stat rates_file, budget_file;
+    int rc = map_file("rates", sizeof(struct rates_page), PROT_READ, &rates_page, &rates_file);
+    if (rc != 0)
+        return rc;
+    const struct rates_page *rates = rates_page;
+    if (rates->magic != RATES_MAGIC || rates->abi != RATES_ABI)
+        rc = fault(EPROTO, "%s/rates is of another version", limits.pool);
+    if (rc != 0 || is_current(rates, &rates_file)) {
+        munmap(rates_page, sizeof(struct rates_page));
+        return rc;
+    }
+    rc = map_file("budget", sizeof(struct budget_page), PROT_READ | PROT_WRITE, &budget_page, &budget_file);
+    if (rc == 0) {
+        struct budget_page *budget = budget_page;
+        if (budget->magic != BUDGET_MAGIC || budget->abi != BUDGET_ABI) {
+            rc = fault(EPROTO, "%s/budget is of another version", limits.pool);
+            munmap(budget_page, sizeof(struct budget_page));
+        } else {
+            /* This one first: who finds the new rates finds the budget that belongs to them. */
+            atomic_store_explicit(&limits.budget, budget, memory_order_release);
+            atomic_store_explicit(&limits.rates, rates, memory_order_release);
+            limits.rates_file = rates_file; /* last: a fork before it costs the child a mapping, no more */
+        }
+    }
+    if (rc != 0)
+        munmap(rates_page, sizeof(struct rates_page));
+    return rc;
 }
 
 bool limits_alive(uint64_t now_ns)

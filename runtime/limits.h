@@ -18,8 +18,11 @@
 /** An aggregator whose last heartbeat is older than this is taken for dead. */
 #define LIMITS_STALE_NS (3 * UINT64_C(1000000000))
 
+/** From now on it is the limits of this pool that count. GIL held, before the sampler thread starts. */
+void limits_use(const char *pool);
+
 /** Map, or map again if the files were replaced. 0, or -errno if they are not there (yet). Sampler thread. */
-int limits_refresh(const char *pool);
+int limits_refresh(void);
 
 /** True if an aggregator has shown itself within LIMITS_STALE_NS. Any thread. */
 bool limits_alive(uint64_t now_ns);

@@ -21,8 +21,9 @@ enum {
 
 struct meter {
     uint64_t hooks;
-    uint64_t cost_ns;  /* estimate of all hooks so far */
-    uint64_t exact_ns; /* the part of it that was timed each time */
+    uint64_t cost_ns;         /* estimate of all hooks so far */
+    uint64_t exact_ns;        /* the part of it that was timed each time */
+    uint64_t published_hooks; /* `hooks` when the figures were last put into the segment */
 };
 
 struct meter_mark {

@@ -28,8 +28,10 @@ enum {
     SWEEP_EVERY = 512, /* ticks between two sweeps of the code table */
     SPAWNS = 3,        /* aggregators started at most in SPAWN_WINDOW_NS */
     AGGREGATOR_WAIT_MS = 3000,
+    NAP_MS = 100, /* how often it looks whether it may sample, where it cannot or need not wait to be woken */
 };
 #define SPAWN_WINDOW_NS (60 * NS_PER_SECOND)
+#define RESTART_NS (30 * NS_PER_SECOND)
 
 enum sampler_state {
     STATE_NONE = 0,
@@ -66,9 +68,12 @@ static struct {
     _Atomic uint32_t state; /* futex */
     _Atomic uint32_t look;  /* look for an aggregator */
     _Atomic uint32_t stop;
+    _Atomic uint32_t watch; /* scope "process": do not wait for actions */
+    _Atomic uint32_t rest;  /* a GIL holder wants it parked as soon as nothing is armed */
     _Atomic uint32_t tid;
     _Atomic uint64_t woken_ns; /* when it was woken, by whoever did */
     uint64_t looked_ns;        /* GIL holders: when a look was asked for last */
+    uint64_t started_ns;       /* GIL holders: when it was last tried to start the thread */
     /* the rest is the thread's own */
     uint64_t spawned_ns[SPAWNS];
     uint64_t cpu_base_ns;
@@ -78,9 +83,10 @@ static struct {
     struct workspace *workspace;
 } sampler;
 
-static void futex_wait(_Atomic uint32_t *word, uint32_t value)
+/* False once `timeout` (NULL: never) has passed. */
+static bool futex_wait(_Atomic uint32_t *word, uint32_t value, const struct timespec *timeout)
 {
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+    return syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, timeout, NULL, 0) == 0 || errno != ETIMEDOUT;
 }
 
 static void futex_wake(_Atomic uint32_t *word)
@@ -110,18 +116,23 @@ static bool has_work(void)
 
 static void park(void)
 {
+    static const struct timespec nap = {.tv_nsec = NAP_MS * 1000000L};
     atomic_store(&sampler.state, STATE_PARKED);
     if (has_work())
         sampler_wake(clock_monotonic_ns());
     for (uint32_t state; (state = atomic_load(&sampler.state)) != STATE_RUNNING;)
-        futex_wait(&sampler.state, state);
+        if (!futex_wait(&sampler.state, state, atomic_load(&sampler.watch) != 0 ? &nap : NULL))
+            sampler_wake(clock_monotonic_ns()); /* not if it is held */
+    atomic_store(&sampler.rest, 0);
 }
 
 bool sampler_hold(void)
 {
     uint32_t parked = STATE_PARKED;
-    return atomic_load(&slots.armed) == 0 &&
-           atomic_compare_exchange_strong(&sampler.state, &parked, STATE_HELD);
+    if (atomic_load(&slots.armed) == 0 && atomic_compare_exchange_strong(&sampler.state, &parked, STATE_HELD))
+        return true;
+    atomic_store(&sampler.rest, 1);
+    return false;
 }
 
 void sampler_release(void)
@@ -132,11 +143,19 @@ void sampler_release(void)
         sampler_wake(clock_monotonic_ns());
 }
 
+void sampler_watch(bool process)
+{
+    atomic_store(&sampler.watch, process);
+    sampler_wake(clock_monotonic_ns()); /* it parks again, with or without an end */
+}
+
 void sampler_look_for_aggregator(uint64_t now_ns)
 {
     if (now_ns - sampler.looked_ns < NS_PER_SECOND)
         return;
     sampler.looked_ns = now_ns;
+    if (atomic_load(&sampler.state) == STATE_NONE && now_ns - sampler.started_ns > RESTART_NS)
+        sampler_start(); /* there was no thread to be had; there may be by now */
     atomic_store(&sampler.look, 1);
     sampler_wake(clock_monotonic_ns());
 }
@@ -173,7 +192,7 @@ static void look_for_aggregator(void)
     const struct worker_settings *settings = &worker.settings;
     atomic_store(&sampler.look, 0);
     uint64_t start = clock_monotonic_ns();
-    int rc = limits_refresh(settings->pool);
+    int rc = limits_refresh();
     if (rc == 0 && limits_alive(start))
         return;
     if (settings->aggregator[0] != '\0' && !spawn_is_served(settings->directory) && may_spawn(start)) {
@@ -186,7 +205,7 @@ static void look_for_aggregator(void)
     }
     for (uint64_t now = start, pause = 5 * 1000 * 1000; now - start < AGGREGATOR_WAIT_MS * UINT64_C(1000000);
          now = clock_monotonic_ns()) {
-        if (atomic_load(&sampler.stop) != 0 || (limits_refresh(settings->pool) == 0 && limits_alive(now)))
+        if (atomic_load(&sampler.stop) != 0 || (limits_refresh() == 0 && limits_alive(now)))
             return;
         sleep_until(now + pause);
         pause = pause < 100 * 1000 * 1000 ? 2 * pause : pause;
@@ -236,9 +255,9 @@ static void put_sample(struct view *view, uint64_t serial, uint64_t now, uint64_
 
 /*
  * One sample of one thread. `begin_ns`, `begin_cpu_ns` are those of its outermost profiled action (0 outside
- * any): CPU is measured from the later of that and the previous sample.
+ * any): CPU is measured from the later of that and the previous sample. False if the thread has gone.
  */
-static void sample_thread(struct workspace *w, struct view *view, const struct reader_thread *thread,
+static bool sample_thread(struct workspace *w, struct view *view, const struct reader_thread *thread,
                           uint64_t serial, uint64_t begin_ns, uint64_t begin_cpu_ns,
                           const struct rates *rates)
 {
@@ -254,7 +273,7 @@ static void sample_thread(struct workspace *w, struct view *view, const struct r
     }
     uint64_t cpu = clock_read_ns(clock_of_thread(thread->tid));
     if (cpu == 0)
-        return; /* the thread has gone */
+        return syscall(SYS_tgkill, getpid(), thread->tid, 0) == 0 || errno != ESRCH;
 
     bool first = view->sampled_ns <= begin_ns;
     uint64_t since_ns = first ? begin_ns : view->sampled_ns;
@@ -268,7 +287,7 @@ static void sample_thread(struct workspace *w, struct view *view, const struct r
         /* It ran nothing since before its last stack was read, so that stack is exact. */
         view->sampled_ns = now;
         put_sample(view, serial, now, rates->interval_ns, 0, view->flags | SAMPLE_REPEAT);
-        return;
+        return true;
     }
     view->sampled_ns = now;
     view->sampled_cpu_ns = cpu;
@@ -297,6 +316,7 @@ static void sample_thread(struct workspace *w, struct view *view, const struct r
     }
     view->state = facts.holds_gil ? STATE_CPU : state_without_gil(thread, cpu, facts.gil_is_held);
     put_sample(view, serial, now, rates->interval_ns, cpu_share, view->flags);
+    return true;
 }
 
 static void sample_slots(struct workspace *w, const struct rates *rates)
@@ -311,8 +331,8 @@ static void sample_slots(struct workspace *w, const struct rates *rates)
         uint64_t begin_ns = slot->begin_ns, begin_cpu_ns = slot->begin_cpu_ns;
         atomic_thread_fence(memory_order_acquire);
         uint64_t after = atomic_load_explicit(&slot->serial, memory_order_relaxed);
-        if (after == serial)
-            sample_thread(w, &w->slot[i], &thread, serial, begin_ns, begin_cpu_ns, rates);
+        if (after == serial && !sample_thread(w, &w->slot[i], &thread, serial, begin_ns, begin_cpu_ns, rates))
+            slot_reclaim(i, serial);
     }
 }
 
@@ -355,7 +375,14 @@ static uint64_t random_below(uint64_t bound)
     return bound != 0 ? x % bound : 0;
 }
 
-/* Tick until nothing is armed. */
+/* Whether threads outside actions are to be sampled now. */
+static bool samples_others(const struct rates *rates, uint64_t now)
+{
+    return rates->process && !rates->paused && limits_alive(now) &&
+           atomic_load_explicit(&sampler.rest, memory_order_relaxed) == 0;
+}
+
+/* Tick until there is nothing to sample, or nothing to go by. */
 static void run(struct workspace *w)
 {
     struct rates rates;
@@ -368,7 +395,8 @@ static void run(struct workspace *w)
             look_for_aggregator();
         if (!limits_rates(&rates, &generation) || rates.interval_ns == 0)
             return;
-        if (atomic_load_explicit(&slots.armed, memory_order_relaxed) == 0 && !rates.process)
+        bool others = samples_others(&rates, clock_monotonic_ns());
+        if (atomic_load_explicit(&slots.armed, memory_order_relaxed) == 0 && !others)
             return;
         /* Time is cut into intervals with one tick each, whose weight is the interval. One that is over
          * before the next begins (parked, or held up) leaves a gap; but a wake inside an interval whose tick
@@ -383,7 +411,7 @@ static void run(struct workspace *w)
         sampler.next_slot_ns += rates.interval_ns;
         counter_add(&worker.segment.worker->ticks, 1);
         sample_slots(w, &rates);
-        if (rates.process)
+        if (others)
             sample_others(w, &rates);
         if (++sampler.ticks % PUBLISH_EVERY == 0)
             publish();
@@ -392,6 +420,14 @@ static void run(struct workspace *w)
             stacks_forget_codes();
         }
     }
+}
+
+/* Where it cannot sample, what is armed does not let it park either: it must not spin. */
+static bool can_sample(int copy_error)
+{
+    struct rates rates;
+    uint64_t generation = 0;
+    return copy_error == 0 && limits_rates(&rates, &generation) && rates.interval_ns != 0;
 }
 
 static void *sampler_main(void *unused)
@@ -414,10 +450,13 @@ static void *sampler_main(void *unused)
         notice_defer(NOTICE_NO_SAMPLER, "actions are counted, but no stack is sampled: %s", fault_text());
     atomic_store(&sampler.look, 1);
     while (atomic_load(&sampler.stop) == 0 && !reader_finalizing()) {
-        if (atomic_load(&sampler.look) != 0)
+        if (atomic_load(&sampler.look) != 0 ||
+            (atomic_load(&sampler.watch) != 0 && !limits_alive(clock_monotonic_ns())))
             look_for_aggregator();
         if (rc == 0)
             run(w);
+        if (!can_sample(rc))
+            sleep_until(clock_monotonic_ns() + NAP_MS * UINT64_C(1000000));
         publish();
         park();
     }
@@ -445,6 +484,7 @@ static int reserve_workspace(void)
 
 int sampler_start(void)
 {
+    sampler.started_ns = clock_monotonic_ns();
     int rc = reserve_workspace();
     if (rc != 0)
         return rc;
@@ -500,6 +540,7 @@ void sampler_after_fork(void)
     atomic_store(&sampler.state, STATE_NONE);
     atomic_store(&sampler.look, 0);
     atomic_store(&sampler.stop, 0);
+    atomic_store(&sampler.rest, 0);
     sampler.looked_ns = 0;
     memset(sampler.spawned_ns, 0, sizeof sampler.spawned_ns);
     sampler.ticks = 0;

@@ -4,7 +4,8 @@
  *
  * While armed it ticks once in each interval I, at a moment drawn uniformly in it (stratified: no aliasing
  * with whatever the application does periodically). A sample stands for I of wall time. At a tick it reads
- * the threads in the slot table (action.h), and with scope "process" all others too.
+ * the threads in the slot table (action.h), and with scope "process" all others too: then it does not wait
+ * for actions, and looks at the rates ten times a second where they do not let it sample.
  */
 #ifndef RUNTIME_SAMPLER_H
 #define RUNTIME_SAMPLER_H
@@ -21,7 +22,13 @@ void sampler_wake(uint64_t now_ns);
 /** No aggregator has shown itself: have the sampler thread look for one, at most once a second. GIL held. */
 void sampler_look_for_aggregator(uint64_t now_ns);
 
-/** If it is parked with nothing armed, keep it there and return true; then sampler_release. GIL held. */
+/** Scope "process" was asked for, or not any more. GIL held. */
+void sampler_watch(bool process);
+
+/**
+ * If it is parked with nothing armed, keep it there and return true; then sampler_release. Else it is asked
+ * to park as soon as nothing is armed. GIL held.
+ */
 bool sampler_hold(void);
 void sampler_release(void);
 

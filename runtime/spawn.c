@@ -37,6 +37,7 @@ bool spawn_is_served(const char *directory)
     if (fd < 0)
         return false;
     bool served = flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    flock(fd, LOCK_UN); /* not by close() alone: a child forked this very moment has the descriptor too */
     close(fd);
     return served;
 }

@@ -47,8 +47,10 @@ static struct {
     struct line line[LINES];
 } * trie;
 
+/* Only ever grows: entries below `count`, which is stored with release, do not change any more. */
 static struct {
-    int count;
+    _Atomic int count;
+    uint32_t used;
     uint32_t length[ROOTS];
     const char *path[ROOTS];
     char bytes[ROOTS_BYTES];
@@ -66,20 +68,28 @@ int stacks_open(void)
     return 0;
 }
 
-void stacks_set_roots(const char *const *paths, int count)
+static bool is_root(const char *path, size_t length, int known)
 {
-    uint32_t used = 0;
-    roots.count = 0;
-    for (int i = 0; i < count && roots.count < ROOTS; i++) {
+    for (int i = 0; i < known; i++)
+        if (roots.length[i] == length && memcmp(roots.path[i], path, length) == 0)
+            return true;
+    return false;
+}
+
+void stacks_add_roots(const char *const *paths, int count)
+{
+    int known = atomic_load_explicit(&roots.count, memory_order_relaxed);
+    for (int i = 0; i < count && known < ROOTS; i++) {
         size_t length = strlen(paths[i]);
         while (length > 1 && paths[i][length - 1] == '/')
             length--;
-        if (length < 2 || used + length > ROOTS_BYTES)
+        if (length < 2 || roots.used + length > ROOTS_BYTES || is_root(paths[i], length, known))
             continue;
-        memcpy(roots.bytes + used, paths[i], length);
-        roots.path[roots.count] = roots.bytes + used;
-        roots.length[roots.count++] = (uint32_t)length;
-        used += (uint32_t)length;
+        memcpy(roots.bytes + roots.used, paths[i], length);
+        roots.path[known] = roots.bytes + roots.used;
+        roots.length[known] = (uint32_t)length;
+        roots.used += (uint32_t)length;
+        atomic_store_explicit(&roots.count, ++known, memory_order_release);
     }
 }
 
@@ -87,7 +97,8 @@ void stacks_set_roots(const char *const *paths, int count)
 static const char *shorten(const char *file)
 {
     uint32_t best = 0;
-    for (int i = 0; i < roots.count; i++) {
+    int known = atomic_load_explicit(&roots.count, memory_order_acquire);
+    for (int i = 0; i < known; i++) {
         uint32_t length = roots.length[i];
         if (length > best && strncmp(file, roots.path[i], length) == 0 && file[length] == '/' &&
             file[length + 1] != '\0')

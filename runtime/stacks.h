@@ -5,7 +5,7 @@
  * are defined in the sampler's definition area the first time they are used, always before the sample that
  * needs them. Where the area or the trie is full, a stack is folded to the part of it that is known, and the
  * caller is told, so that the worker can go on in a fresh segment. Sampler thread only, but for
- * stacks_set_roots.
+ * stacks_add_roots.
  */
 #ifndef RUNTIME_STACKS_H
 #define RUNTIME_STACKS_H
@@ -34,9 +34,9 @@ int stacks_open(void);
 
 /**
  * Folders to take off the front of file names, longest match first: `count` zero-terminated paths (copied;
- * those beyond a bound are dropped). Call before the sampler runs or while it is held.
+ * those that are known already and those beyond a bound are dropped). GIL held; the sampler may run.
  */
-void stacks_set_roots(const char *const *paths, int count);
+void stacks_add_roots(const char *const *paths, int count);
 
 /** Start afresh: another segment, or the child of a fork. */
 void stacks_reset(void);

@@ -27,9 +27,9 @@ struct worker_settings {
     char source[DIRECTORY_SOURCE_MAX + 1];
     char aggregator[DIRECTORY_PATH_MAX]; /* program to start; "": never start one */
     uint32_t python_hexversion;
-    /** Called once in each process when it has attached; GIL held, may call Python. */
-    void (*on_attach)(void *context);
-    void *on_attach_context;
+    uid_t uid;                 /* effective one for which `directory` and `pool` were made */
+    bool directory_is_default; /* it follows from the user: another one after setuid() */
+    bool process;              /* threads outside actions will be sampled as well */
 };
 
 struct worker {
@@ -37,14 +37,18 @@ struct worker {
     bool attached;
     bool check_failed;
     uint32_t generation;
-    uint64_t retry_ns; /* no attempt to attach before */
+    uint32_t attachment; /* how many attachments there were in this process and those it was forked from */
+    uint64_t retry_ns;   /* no attempt to attach before */
     uint64_t attached_ns;
     char reason[256]; /* why profiling is off, "" if it is not */
     struct worker_settings settings;
     struct segment segment;
     struct meter meter;
+    bool seeded;
     uint64_t random[4];              /* xoshiro256** state */
     _Atomic bool want_fresh_segment; /* set by the sampler when its definition area is full */
+    uint64_t renew_ns;               /* no attempt to renew the segment before */
+    uint64_t renew_asked_ns;         /* when the sampler was first asked to rest for it; 0: it was not */
 };
 
 extern struct worker worker;
@@ -69,10 +73,11 @@ void worker_after_fork(void);
 void worker_close(void);
 
 /**
- * If the definition areas are full and nothing is being profiled right now, go on in a fresh segment; called
- * at an action's begin.
+ * The definition areas are full: go on in a fresh segment if nothing is being profiled and the sampler rests.
+ * Called at a root's begin; false means: do not profile this one, so that this will soon be so. That is the
+ * answer for a second at most; where something is being profiled for longer, it is tried again later.
  */
-void worker_renew_segment(void);
+bool worker_renew_segment(uint64_t now_ns);
 
 /** A uniform random 64-bit number. */
 uint64_t worker_random(void);
@@ -82,6 +87,13 @@ static inline void worker_publish_meter(void)
 {
     atomic_store_explicit(&worker.segment.worker->hooks, worker.meter.hooks, memory_order_relaxed);
     atomic_store_explicit(&worker.segment.worker->hook_cpu_ns, worker.meter.cost_ns, memory_order_relaxed);
+    worker.meter.published_hooks = worker.meter.hooks;
+}
+
+/** Has this very process a segment? */
+static inline bool worker_is_attached(void)
+{
+    return worker.attached && *worker_sentinel != 0;
 }
 
 /** Is profiling on in this process? Attaches it if it is not yet. A few ns when it is. */

@@ -1,7 +1,11 @@
 from typing import Any, Callable, Dict, Optional
 
 def enable(
-    directory: str, source: str, aggregator: Optional[str], on_attach: Optional[Callable[[], object]]
+    directory: str,
+    source: str,
+    aggregator: Optional[str],
+    on_attach: Optional[Callable[[], object]],
+    process: bool = False,
 ) -> None: ...
 def disable() -> None: ...
 def enabled() -> bool: ...

@@ -62,6 +62,7 @@ class Switch:
         self.reason: Optional[str] = missing
         self.delivery: Optional[Delivery] = None
         self._attached_pid = 0  # the process in which _on_attach has run
+        self._attaches_children = False  # with scope 'process', after each fork
         self._pool = ''  # where it attached to
         self._written: List[str] = []  # names of the request files that it wrote
 
@@ -142,8 +143,9 @@ class Switch:
     # ---- how it is done
 
     def _enable(self) -> None:
+        whole = self.settings['scope'] == 'process'
         try:
-            _runtime.enable(self.directory(), self.settings['source_name'], _aggregator(), self._on_attach)
+            _runtime.enable(self.directory(), self.settings['source_name'], _aggregator(), self._on_attach, whole)
         except Exception as error:
             if self.on:  # the former settings stay in force
                 tell(str(error))
@@ -154,6 +156,23 @@ class Switch:
             return
         self.on = True
         self.reason = None
+        if whole:
+            self._attach_here_and_in_children()
+
+    def _attach_here_and_in_children(self) -> None:
+        """With scope 'process' there may never be an action to attach at. A child that Python does not know of (uWSGI's
+        workers) attaches at its first action all the same."""
+        _runtime.attach()
+        if not self._attaches_children:
+            self._attaches_children = True
+            os.register_at_fork(after_in_child=self._attach_child)
+
+    def _attach_child(self) -> None:
+        try:
+            if self.on and self.settings['scope'] == 'process':
+                _runtime.attach()
+        except Exception as error:
+            tell('cannot profile process %d: %r' % (os.getpid(), error))
 
     def _on_attach(self) -> None:
         """Called by the native part when the first action of a process begins, and after later changes; the pool's
