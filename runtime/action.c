@@ -65,17 +65,36 @@ static int take_slot(void)
 static void fill_slot(int i, const struct action *action)
 {
     struct slot *slot = &slots.slot[i];
-    atomic_thread_fence(memory_order_release); /* who reads what follows sees that `serial` was 0 before */
+    struct slot_facts facts = {.begin_ns = action->begin_ns, .begin_cpu_ns = action->begin_cpu_ns};
+    uint64_t words[sizeof facts / 8];
+    reader_note_thread(&facts.thread);
+    facts.thread.tid = action->tid; /* after a bare clone() the reader remembers the parent's */
+    memcpy(words, &facts, sizeof facts);
     slot->owner = action->serial;
-    slot->begin_ns = action->begin_ns;
-    slot->begin_cpu_ns = action->begin_cpu_ns;
-    reader_note_thread(&slot->thread);
-    slot->thread.tid = action->tid; /* after a bare clone() the reader remembers the parent's */
+    atomic_thread_fence(memory_order_release); /* who reads the new facts sees that `serial` was 0 before */
+    for (size_t k = 0; k < sizeof facts / 8; k++)
+        atomic_store_explicit(&slot->facts[k], words[k], memory_order_relaxed);
     if ((uint32_t)i >= atomic_load_explicit(&slots.top, memory_order_relaxed))
         atomic_store_explicit(&slots.top, (uint32_t)i + 1, memory_order_relaxed);
     atomic_store_explicit(&slot->serial, action->serial, memory_order_release);
     atomic_fetch_add_explicit(&slots.armed, 1, memory_order_seq_cst);
     sampler_wake(action->begin_ns);
+}
+
+uint64_t slot_read(uint32_t i, struct slot_facts *facts)
+{
+    const struct slot *slot = &slots.slot[i];
+    uint64_t words[sizeof *facts / 8];
+    uint64_t serial = atomic_load_explicit(&slot->serial, memory_order_acquire);
+    if (serial == 0)
+        return 0;
+    for (size_t k = 0; k < sizeof *facts / 8; k++)
+        words[k] = atomic_load_explicit(&slot->facts[k], memory_order_relaxed);
+    atomic_thread_fence(memory_order_acquire);
+    if (atomic_load_explicit(&slot->serial, memory_order_relaxed) != serial)
+        return 0;
+    memcpy(facts, words, sizeof *facts);
+    return serial;
 }
 
 /* True if the slot showed the action `from` and now shows `to`. */

@@ -25,6 +25,14 @@ enum {
     NO_SLOT = -1,
 };
 
+/** What a slot says of its thread: of the action that took the slot, the outermost one. */
+struct slot_facts {
+    uint64_t begin_ns;
+    uint64_t begin_cpu_ns;
+    struct reader_thread thread;
+};
+_Static_assert(sizeof(struct slot_facts) % 8 == 0, "whole words");
+
 /**
  * A thread inside a profiled action. Written with the GIL held: the other fields first, then `serial` with
  * release. The sampler loads `serial` with acquire and reads the fields; if `serial` is the same afterwards,
@@ -34,9 +42,7 @@ enum {
 struct slot {
     _Atomic uint64_t serial; /* innermost profiled action of the thread; 0: free */
     uint64_t owner;          /* GIL holders: the action that took the slot and gives it back */
-    uint64_t begin_ns;
-    uint64_t begin_cpu_ns;
-    struct reader_thread thread;
+    _Atomic uint64_t facts[sizeof(struct slot_facts) / 8];
 };
 
 struct slots {
@@ -82,6 +88,9 @@ bool action_end(struct action *action, const char *name, size_t length, bool err
 
 /** True if the handle is open and was begun in this very process. */
 bool action_is_live(const struct action *action);
+
+/** Sampler thread: the action that slot `i` shows and its facts; 0 if it is free or just changes. */
+uint64_t slot_read(uint32_t i, struct slot_facts *facts);
 
 /** Sampler thread: give back slot `i`, whose thread has died inside the action `serial`. */
 void slot_reclaim(uint32_t i, uint64_t serial);

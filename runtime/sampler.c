@@ -323,15 +323,10 @@ static void sample_slots(struct workspace *w, const struct rates *rates)
 {
     uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed);
     for (uint32_t i = 0; i < top; i++) {
-        struct slot *slot = &slots.slot[i];
-        uint64_t serial = atomic_load_explicit(&slot->serial, memory_order_acquire);
-        if (serial == 0)
-            continue;
-        struct reader_thread thread = slot->thread;
-        uint64_t begin_ns = slot->begin_ns, begin_cpu_ns = slot->begin_cpu_ns;
-        atomic_thread_fence(memory_order_acquire);
-        uint64_t after = atomic_load_explicit(&slot->serial, memory_order_relaxed);
-        if (after == serial && !sample_thread(w, &w->slot[i], &thread, serial, begin_ns, begin_cpu_ns, rates))
+        struct slot_facts facts;
+        uint64_t serial = slot_read(i, &facts);
+        if (serial != 0 &&
+            !sample_thread(w, &w->slot[i], &facts.thread, serial, facts.begin_ns, facts.begin_cpu_ns, rates))
             slot_reclaim(i, serial);
     }
 }
@@ -339,9 +334,9 @@ static void sample_slots(struct workspace *w, const struct rates *rates)
 static bool in_a_slot(int32_t tid)
 {
     uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed);
+    struct slot_facts facts;
     for (uint32_t i = 0; i < top; i++)
-        if (atomic_load_explicit(&slots.slot[i].serial, memory_order_acquire) != 0 &&
-            slots.slot[i].thread.tid == tid)
+        if (slot_read(i, &facts) != 0 && facts.thread.tid == tid)
             return true;
     return false;
 }
