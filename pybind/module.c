@@ -1,6 +1,9 @@
 /* The extension module profilomatic._runtime: switching the runtime on, its state, and its types. */
 #include "pybind/pybind.h"
 
+#include <limits.h>
+#include <stdlib.h>
+
 #include "runtime/stacks.h"
 #include "runtime/worker.h"
 #include "shm/fault.h"
@@ -31,15 +34,41 @@ void hook_failed(PyObject *where)
     Py_XDECREF(traceback);
 }
 
+/* The folder that will be sys.path[0]: it is not there yet while sitecustomize runs. False if none is known.
+ */
+static bool script_folder(char out[PATH_MAX])
+{
+    PyObject *arguments = PySys_GetObject("argv"); /* borrowed */
+    if (arguments == NULL || !PyList_Check(arguments) || PyList_GET_SIZE(arguments) == 0 ||
+        !PyUnicode_Check(PyList_GET_ITEM(arguments, 0)))
+        return false;
+    const char *script = PyUnicode_AsUTF8(PyList_GET_ITEM(arguments, 0));
+    if (script == NULL) {
+        PyErr_Clear();
+        return false;
+    }
+    if (strcmp(script, "-c") == 0 || strcmp(script, "-m") == 0 || *script == '\0')
+        return getcwd(out, PATH_MAX) != NULL;
+    if (realpath(script, out) == NULL)
+        return false;
+    char *name = strrchr(out, '/');
+    if (name != NULL)
+        *name = '\0';
+    return name != NULL;
+}
+
 /* Folders that modules are imported from, so that file names can be told relative to them. */
 static void note_import_roots(void)
 {
-    const char *paths[64];
+    enum { MOST = 64 };
+    const char *paths[MOST];
+    char here[PATH_MAX], script[PATH_MAX];
     int count = 0;
+    if (script_folder(script))
+        paths[count++] = script;
     PyObject *path = PySys_GetObject("path"); /* borrowed */
-    char here[4096];
-    for (Py_ssize_t i = 0; path != NULL && PyList_Check(path) && i < PyList_GET_SIZE(path) && count < 64;
-         i++) {
+    Py_ssize_t length = path != NULL && PyList_Check(path) ? PyList_GET_SIZE(path) : 0;
+    for (Py_ssize_t i = 0; i < length && count < MOST; i++) {
         PyObject *item = PyList_GET_ITEM(path, i);
         const char *text = PyUnicode_Check(item) ? PyUnicode_AsUTF8(item) : NULL;
         if (text == NULL)

@@ -80,6 +80,8 @@ class Switch:
         if destination not in self.destinations:
             self.destinations.append(destination)
         self.turn_on()
+        if self.on:
+            self._import_all()
         self._write_requests()
 
     def remove(self, destination: Any) -> None:
@@ -144,6 +146,7 @@ class Switch:
 
     def _enable(self) -> None:
         whole = self.settings['scope'] == 'process'
+        self._import_all()
         try:
             _runtime.enable(self.directory(), self.settings['source_name'], _aggregator(), self._on_attach, whole)
         except Exception as error:
@@ -158,6 +161,15 @@ class Switch:
         self.reason = None
         if whole:
             self._attach_here_and_in_children()
+
+    def _import_all(self) -> None:
+        """Import now what `_on_attach` will need: a process that was forked while another thread imported it would wait
+        for that thread's import lock for ever."""
+        import hashlib  # noqa: F401
+        import json  # noqa: F401
+
+        if self.callables():
+            from . import delivery  # noqa: F401
 
     def _attach_here_and_in_children(self) -> None:
         """With scope 'process' there may never be an action to attach at. A child that Python does not know of (uWSGI's
