@@ -9,6 +9,7 @@ enum {
     CHUNK_MOST_EVER = 1 << 28, /* no chunk is larger */
     IDLE_MOST = 16,            /* reads after which a single frame is not gathered any more */
     CHAIN_MOST = 4096,         /* frames followed when one is seen for the first time */
+    EARLY_FRAMES = 8,          /* single frames next to the leaf, gathered before the data stack */
     TSTATE_BYTES = TSTATE_END - TSTATE_FIRST,
     LEAST_ADDRESS = 4096,
 };
@@ -159,6 +160,17 @@ static enum outcome find_leaf(struct snapshot *snapshot, const uint8_t *bytes, s
 #endif
 }
 
+/* Single frames [from, to) of the prediction. */
+static void name_frames(struct snapshot *snapshot, struct plan *plan, int from, int to)
+{
+    const struct reader_prediction *p = snapshot->prediction;
+    for (int i = from; i < to && i < p->frames; i++) {
+        snapshot->frame_at[i] = p->frame[i];
+        snapshot->met[i] = 0;
+        snapshot->frame[i] = name(plan, p->frame[i] - FRAME_PREFIX, FRAME_PREFIX + FRAME_HEAD) + FRAME_PREFIX;
+    }
+}
+
 enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const struct reader_thread *thread,
                            struct reader_prediction *p)
 {
@@ -183,18 +195,14 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
         name(&plan, thread->tstate + offsetof(PyThreadState, current_frame), sizeof(uintptr_t));
 #endif
     const uint32_t rest = READER_OFF_CHUNK * (FRAME_PREFIX + FRAME_HEAD) + TSTATE_BYTES;
+    name_frames(snapshot, &plan, 0, EARLY_FRAMES);
     for (int k = p->chunks - 1; k >= 0; k--) {
         bool fits = plan.bytes + p->chunk_used[k] + rest <= COPY_BYTES;
         snapshot->chunk[k] = fits ? name(&plan, p->chunk[k], p->chunk_used[k]) : NULL;
         snapshot->chunk_at[k] = p->chunk[k];
         snapshot->chunk_bytes[k] = p->chunk_used[k];
     }
-    for (int i = 0; i < p->frames; i++) {
-        snapshot->frame_at[i] = p->frame[i];
-        snapshot->met[i] = 0;
-        snapshot->frame[i] =
-            name(&plan, p->frame[i] - FRAME_PREFIX, FRAME_PREFIX + FRAME_HEAD) + FRAME_PREFIX;
-    }
+    name_frames(snapshot, &plan, EARLY_FRAMES, p->frames);
     snapshot->tstate = name(&plan, thread->tstate + TSTATE_FIRST, TSTATE_BYTES);
 
     ssize_t got = copy_gather(copy, plan.pieces, plan.count);

@@ -2,9 +2,12 @@
  * Snapshot: what one gather brought of a thread, and where the next one will look.
  *
  * Order of the pieces, which is the order in which the kernel copies them: what points to the leaf frame; the
- * used part of the newest chunk of the data stack; older chunks; frames outside the data stack; the thread
- * state. The leaf comes first and the rest of the walk right behind it, so that the stack found below the
- * leaf is the one the leaf belonged to.
+ * frames outside the data stack that are next to the leaf; the used part of the newest chunk of the data
+ * stack; older chunks; the other frames outside; the thread state. The leaf comes first and what changes
+ * fastest right behind it, so that the stack found below the leaf is the one the leaf belonged to. Frames
+ * that have left the data stack stay readable there until others are pushed; what has left the C stack
+ * (shims, 3.12+) is overwritten at once, so these go before it: behind it, calls from C of a microsecond
+ * would be found broken, and be missing from profiles.
  */
 #ifndef RUNTIME_CPYTHON_SNAPSHOT_H
 #define RUNTIME_CPYTHON_SNAPSHOT_H
