@@ -2,6 +2,8 @@
 #include "runtime/cpython/reader.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
 #include <string.h>
 
 #include "runtime/cpython/layout.h"
@@ -110,7 +112,7 @@ static int compare(const struct stack *stack)
         const struct code *ours = stack->frame[i].code;
         int line = PyFrame_GetLineNumber(frame);
         if ((uintptr_t)code != ours->address || !same_text(code->co_filename, ours->file) ||
-            !same_text(code->co_qualname, ours->name) ||
+            !same_text(code_qualified_name(code), ours->name) ||
             (line > 0 ? (uint32_t)line : 0) != code_line(ours, stack->frame[i].instruction))
             error = fault(EPROTO, "frame %u was read as %s:%s:%u, but is on line %d of %s", i, ours->file,
                           ours->name, code_line(ours, stack->frame[i].instruction), line,
@@ -172,22 +174,21 @@ enum {
     PROGRAM_READS = 8,
 };
 
-static int check_self(void)
+/* Run the program on the calling thread. */
+static int check_self(struct self_test *test)
 {
-    struct self_test *test = PyMem_RawCalloc(1, sizeof *test);
-    if (test == NULL)
-        return fault(ENOMEM, "no memory for the start-up check");
     static PyMethodDef method = {"read", read_self, METH_NOARGS, NULL};
     PyObject *capsule = NULL, *function = NULL, *names = NULL, *result = NULL;
-    int error = copy_open(&test->copy);
-    if (error == 0 && (capsule = PyCapsule_New(test, NULL, NULL)) != NULL &&
+    memset(&test->prediction, 0, sizeof test->prediction);
+    test->calls = test->error = 0;
+    codes_after_fork(); /* nobody tells yet which of the last run's code objects have died */
+    if ((capsule = PyCapsule_New(test, NULL, NULL)) != NULL &&
         (function = PyCFunction_New(&method, capsule)) != NULL && (names = PyDict_New()) != NULL &&
         PyDict_SetItemString(names, "read", function) == 0 &&
         PyDict_SetItemString(names, "__builtins__", PyEval_GetBuiltins()) == 0 &&
         PyDict_SetItemString(names, "__name__", Py_None) == 0)
         result = PyRun_String(program, Py_file_input, names, names);
-    if (error == 0)
-        error = test->error;
+    int error = test->error;
     if (error == 0 && (result == NULL || test->calls != PROGRAM_READS))
         error = fault(EPROTO, "the start-up check could not run its Python code");
     PyErr_Clear();
@@ -197,9 +198,82 @@ static int check_self(void)
     Py_XDECREF(names);
     Py_XDECREF(function);
     Py_XDECREF(capsule);
+    return error;
+}
+
+struct other_thread {
+    struct self_test *test;
+    PyThreadState *tstate;
+    int error;
+    char text[512]; /* that thread's fault_text() */
+};
+
+static void *run_other_thread(void *argument)
+{
+    struct other_thread *other = argument;
+    PyEval_RestoreThread(other->tstate);
+    reader_find_native_id(&other->test->copy);
+    other->error = check_self(other->test);
+    if (other->error != 0)
+        snprintf(other->text, sizeof other->text, "%s", fault_text());
+    PyThreadState_Clear(other->tstate);
+    PyThreadState_DeleteCurrent();
+    return NULL;
+}
+
+/*
+ * The same on a thread of its own: its first chunk, its base and its thread state are not those of the
+ * process's first thread. Where no thread can be started now, nothing is checked.
+ */
+static int check_other_thread(struct self_test *test)
+{
+    struct other_thread other = {.test = test, .tstate = PyThreadState_New(PyInterpreterState_Get())};
+    if (other.tstate == NULL) {
+        PyErr_Clear();
+        return 0;
+    }
+    sigset_t all, before;
+    sigfillset(&all); /* the application's signals are not for this thread */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_t thread;
+    int failed = pthread_create(&thread, NULL, run_other_thread, &other);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed == 0) {
+        pthread_setname_np(thread, "pom-check");
+        Py_BEGIN_ALLOW_THREADS pthread_join(thread, NULL);
+        Py_END_ALLOW_THREADS
+    } else {
+        PyThreadState_Clear(other.tstate);
+        PyThreadState_Delete(other.tstate);
+    }
+    if (other.error == 0)
+        return 0;
+    char *kind = strrchr(other.text, ':'); /* fault() will say it again */
+    if (kind != NULL)
+        *kind = 0;
+    return fault(-other.error, "on a second thread: %s", other.text);
+}
+
+static int check_threads(void)
+{
+    struct self_test *test = PyMem_RawCalloc(1, sizeof *test);
+    if (test == NULL)
+        return fault(ENOMEM, "no memory for the start-up check");
+    int error = copy_open(&test->copy);
+    if (error == 0)
+        error = check_self(test);
+    if (error == 0)
+        error = check_other_thread(test);
     copy_close(&test->copy);
     PyMem_RawFree(test);
     return error;
+}
+
+/* sys.hexversion; Py_Version says the same, but only since 3.11. */
+static unsigned long running_version(void)
+{
+    PyObject *version = PySys_GetObject("hexversion"); /* borrowed */
+    return version != NULL && PyLong_Check(version) ? PyLong_AsUnsignedLongMask(version) : 0;
 }
 
 int reader_check(void)
@@ -207,9 +281,10 @@ int reader_check(void)
     static bool passed;
     if (passed)
         return 0;
-    if (Py_Version >> 16 != PY_VERSION_HEX >> 16)
+    const unsigned long running = running_version();
+    if (running >> 16 != PY_VERSION_HEX >> 16)
         return fault(ENOTSUP, "built for CPython %d.%d, but this is %lu.%lu", PY_MAJOR_VERSION,
-                     PY_MINOR_VERSION, Py_Version >> 24, Py_Version >> 16 & 255);
+                     PY_MINOR_VERSION, running >> 24, running >> 16 & 255);
     int error = check_offsets();
     if (error == 0 && !reader_find_gil())
         error = fault(EPROTO, "the GIL is not where it should be");
@@ -219,7 +294,7 @@ int reader_check(void)
     PyErr_Fetch(&type, &value, &traceback);
     if (error == 0) {
         reader_watch_forks();
-        error = check_self();
+        error = check_threads();
         codes_after_fork(); /* nothing of the check stays in the table */
     }
     PyErr_Restore(type, value, traceback);

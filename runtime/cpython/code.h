@@ -30,15 +30,14 @@ enum {
 
 struct code {
     uintptr_t address;
-    uintptr_t first_instruction; /* address of co_code_adaptive */
-    uint32_t instructions;       /* code units */
-    uint32_t frame_bytes;        /* bytes a frame of it takes on the data stack */
-    uint32_t first_traceable;    /* code units before it belong to a frame that is still being set up */
+    uint32_t instructions;    /* code units */
+    uint32_t frame_bytes;     /* bytes a frame of it takes on the data stack; 0: frames are objects (3.10) */
+    uint32_t first_traceable; /* code units before it belong to a frame that is still being set up */
     uint32_t first_line;
     uint32_t definition; /* the user's: id in the current segment, 0 = not defined there */
     bool internal;       /* trampoline or shim: not shown, but it counts for geometry */
     char *file;          /* UTF-8, zero-terminated, as in co_filename */
-    char *name;          /* co_qualname */
+    char *name;          /* co_qualname; co_name in 3.10 */
     uint8_t *line_table; /* co_linetable, condensed: line_table.h */
     uint32_t line_table_bytes;
     uint32_t seen;     /* when it was last looked up, in reads */

@@ -13,7 +13,8 @@
 enum {
     MOST_INSTRUCTIONS = 1 << 28,
     MOST_FRAME_WORDS = 1 << 24,
-    PIECE = 4096, /* of a line table at a time */
+    MOST_PAIRS = 1 << 24, /* bytes */
+    PIECE = 4096,         /* of a line table at a time */
 };
 
 /* The fields before co_code_adaptive, in a struct of the whole type so that its members can be named. */
@@ -28,6 +29,8 @@ static bool is_alive(const PyObject *object)
 #ifdef Py_GIL_DISABLED
     (void)object;
     return true;
+#elif PY_VERSION_HEX >= 0x030e0000
+    return object->ob_refcnt > 0 && object->ob_overflow == 0; /* beside flags, in the same word */
 #else
     return object->ob_refcnt > 0 && object->ob_refcnt <= (Py_ssize_t)UINT32_MAX;
 #endif
@@ -37,10 +40,11 @@ static bool is_alive(const PyObject *object)
 static uint64_t identify(const PyCodeObject *code)
 {
     const uintptr_t parts[] = {
-        (uintptr_t)code->co_filename,        (uintptr_t)code->co_qualname, (uintptr_t)code->co_linetable,
-        (uintptr_t)code->co_firstlineno,     (uintptr_t)code->co_consts,   (uintptr_t)Py_SIZE(code),
-        (uintptr_t)code->co_stacksize,       (uintptr_t)code->co_flags,    (uintptr_t)code_frame_words(code),
-        (uintptr_t)code->_co_firsttraceable,
+        (uintptr_t)code->co_filename,      (uintptr_t)code_qualified_name(code),
+        (uintptr_t)code->co_linetable,     (uintptr_t)code->co_firstlineno,
+        (uintptr_t)code->co_consts,        code_size_identity(code),
+        (uintptr_t)code->co_stacksize,     (uintptr_t)code->co_flags,
+        (uintptr_t)code_frame_words(code), (uintptr_t)code_first_traceable(code),
     };
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
@@ -54,9 +58,8 @@ static bool copy_head(struct copy *copy, uintptr_t address, union code_head *hea
     if (address == 0 || address % sizeof(void *) != 0 || !copy_piece(copy, address, head, CODE_HEAD))
         return false;
     const PyCodeObject *code = &head->code;
-    return code->ob_base.ob_base.ob_type == &PyCode_Type && is_alive(&code->ob_base.ob_base) &&
-           Py_SIZE(code) > 0 && Py_SIZE(code) <= MOST_INSTRUCTIONS && code->co_nlocalsplus >= 0 &&
-           code->co_stacksize >= 0 && code_frame_words(code) >= FRAME_HEAD / sizeof(void *) &&
+    const PyObject *object = (const PyObject *)code;
+    return object->ob_type == &PyCode_Type && is_alive(object) && code_is_plausible(code) &&
            code_frame_words(code) <= MOST_FRAME_WORDS;
 }
 
@@ -143,22 +146,45 @@ static char *copy_string(struct copy *copy, uintptr_t address, struct code_room 
     return text;
 }
 
+/* The head of the bytes object at `address`; returns its length, or -1. */
+static Py_ssize_t bytes_length(struct copy *copy, const PyObject *object)
+{
+    PyBytesObject bytes;
+    memset(&bytes, 0, sizeof bytes);
+    if (object == NULL || !copy_piece(copy, (uintptr_t)object, &bytes, offsetof(PyBytesObject, ob_sval)) ||
+        bytes.ob_base.ob_base.ob_type != &PyBytes_Type || !is_alive(&bytes.ob_base.ob_base))
+        return -1;
+    return Py_SIZE(&bytes);
+}
+
+/* Code units, or -1. */
+static Py_ssize_t count_instructions(struct copy *copy, const PyCodeObject *object)
+{
+#if HEAP_FRAMES
+    Py_ssize_t bytes = bytes_length(copy, object->co_code);
+    Py_ssize_t units = bytes < 0 ? -1 : bytes / (Py_ssize_t)sizeof(_Py_CODEUNIT);
+#else
+    (void)copy;
+    Py_ssize_t units = Py_SIZE(object);
+#endif
+    return units > 0 && units <= MOST_INSTRUCTIONS ? units : -1;
+}
+
 static bool copy_lines(struct copy *copy, const PyCodeObject *object, struct code *code,
                        struct code_room *room)
 {
-    uintptr_t address = (uintptr_t)object->co_linetable;
-    PyBytesObject bytes;
-    memset(&bytes, 0, sizeof bytes);
-    if (address == 0 || !copy_piece(copy, address, &bytes, offsetof(PyBytesObject, ob_sval)) ||
-        bytes.ob_base.ob_base.ob_type != &PyBytes_Type || !is_alive(&bytes.ob_base.ob_base) ||
-        Py_SIZE(&bytes) < 0)
+    Py_ssize_t length = bytes_length(copy, object->co_linetable);
+    /* No entry is longer than 28 bytes, and each stands for a code unit at least; but the pairs of 3.10 may
+     * stand for lines without code. */
+    if (length < 0 || (uint64_t)length > (HEAP_FRAMES ? MOST_PAIRS : (uint64_t)code->instructions * 32))
         return false;
     struct line_table_writer writer;
     code->line_table = room->bytes + room->used;
-    line_table_begin(&writer, object->co_firstlineno, code->line_table, room->room - room->used);
-    uintptr_t next = address + offsetof(PyBytesObject, ob_sval), end = next + (uintptr_t)Py_SIZE(&bytes);
-    /* No entry is longer than 28 bytes, and each stands for a code unit at least. */
-    if (end < next || (uint64_t)Py_SIZE(&bytes) > (uint64_t)Py_SIZE(object) * 32)
+    line_table_begin(&writer, HEAP_FRAMES ? LINE_TABLE_PAIRS : LINE_TABLE_LOCATIONS, object->co_firstlineno,
+                     code->line_table, room->room - room->used);
+    uintptr_t next = (uintptr_t)object->co_linetable + offsetof(PyBytesObject, ob_sval),
+              end = next + (uintptr_t)length;
+    if (end < next)
         return false;
     while (next < end && !writer.full) {
         uint8_t piece[PIECE];
@@ -180,16 +206,18 @@ bool code_resolve(struct copy *copy, uintptr_t address, struct code *code, struc
     if (!copy_head(copy, address, &head))
         return false;
     const PyCodeObject *object = &head.code;
+    Py_ssize_t instructions = count_instructions(copy, object);
+    if (instructions < 0)
+        return false;
     memset(code, 0, sizeof *code);
     code->address = address;
-    code->first_instruction = address + CODE_HEAD;
-    code->instructions = (uint32_t)Py_SIZE(object);
+    code->instructions = (uint32_t)instructions;
     code->frame_bytes = (uint32_t)(code_frame_words(object) * sizeof(void *));
-    code->first_traceable = object->_co_firsttraceable < 0 ? 0 : (uint32_t)object->_co_firsttraceable;
+    code->first_traceable = code_first_traceable(object) < 0 ? 0 : (uint32_t)code_first_traceable(object);
     code->first_line = object->co_firstlineno < 0 ? 0 : (uint32_t)object->co_firstlineno;
     code->internal = code->first_traceable >= code->instructions;
     code->identity = identify(object);
     code->file = copy_string(copy, (uintptr_t)object->co_filename, room);
-    code->name = code->file == NULL ? NULL : copy_string(copy, (uintptr_t)object->co_qualname, room);
+    code->name = code->file == NULL ? NULL : copy_string(copy, (uintptr_t)code_qualified_name(object), room);
     return code->name != NULL && copy_lines(copy, object, code, room);
 }

@@ -15,6 +15,7 @@
 enum {
     SINGLE_BYTES = 16 << 10, /* behind the gathered bytes: where copy_piece copies when it must use pwritev */
     SCRATCH_BYTES = COPY_BYTES + SINGLE_BYTES,
+    PIECES_A_CALL = 1024,  /* the kernel's limit */
     HIGH_DESCRIPTOR = 900, /* out of the way of applications that close and reuse low numbers */
 };
 
@@ -118,22 +119,36 @@ void copy_forget(struct copy *copy)
 }
 
 /* The system calls are made bare: the glibc wrappers are cancellation points, and this must never unwind. */
+static ssize_t gather_at(struct copy *copy, const struct iovec *pieces, int count, size_t at, size_t bytes)
+{
+    long got;
+    if (copy->readv) {
+        struct iovec local = {copy->bytes + at, bytes};
+        got = syscall(SYS_process_vm_readv, getpid(), &local, 1UL, pieces, (unsigned long)count, 0UL);
+    } else {
+        got = syscall(SYS_pwritev, copy->fd, pieces, (unsigned long)count, at, 0UL);
+    }
+    return got >= 0 ? got : errno == EFAULT ? 0 : -errno;
+}
+
 ssize_t copy_gather(struct copy *copy, const struct iovec *pieces, int count)
 {
-    if (copy->bytes == NULL)
+    if (copy->bytes == NULL || (!copy->readv && !copy->own_table && !scratch_is_ours(copy)))
         return -EBADF;
-    if (copy->readv) {
+    size_t done = 0;
+    for (int from = 0; from < count; from += PIECES_A_CALL) {
+        int now = count - from < PIECES_A_CALL ? count - from : PIECES_A_CALL;
         size_t bytes = 0;
-        for (int i = 0; i < count; i++)
-            bytes += pieces[i].iov_len;
-        struct iovec local = {copy->bytes, bytes};
-        long got = syscall(SYS_process_vm_readv, getpid(), &local, 1UL, pieces, (unsigned long)count, 0UL);
-        return got >= 0 ? got : errno == EFAULT ? 0 : -errno;
+        for (int i = 0; i < now; i++)
+            bytes += pieces[from + i].iov_len;
+        ssize_t got = gather_at(copy, pieces + from, now, done, bytes);
+        if (got < 0)
+            return from == 0 ? got : (ssize_t)done;
+        done += (size_t)got;
+        if ((size_t)got < bytes)
+            break;
     }
-    if (!copy->own_table && !scratch_is_ours(copy))
-        return -EBADF;
-    long got = syscall(SYS_pwritev, copy->fd, pieces, (unsigned long)count, 0UL, 0UL);
-    return got >= 0 ? got : errno == EFAULT ? 0 : -errno;
+    return (ssize_t)done;
 }
 
 bool copy_piece(struct copy *copy, uintptr_t address, void *out, size_t bytes)

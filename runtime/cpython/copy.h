@@ -18,7 +18,6 @@
 #include <sys/uio.h>
 
 enum {
-    COPY_PIECES = 200,      /* most pieces a gather */
     COPY_BYTES = 512 << 10, /* most bytes a gather */
 };
 
@@ -42,10 +41,10 @@ void copy_close(struct copy *copy);
 void copy_forget(struct copy *copy);
 
 /**
- * Gather `pieces` (at most COPY_PIECES, COPY_BYTES in all) in order. Returns the number of bytes that were
- * copied, from the start of the first piece; fewer than asked means that the address behind them could not be
- * read. Returns -errno if nothing can be copied at all (the scratch was closed by the application: the caller
- * may copy_close and copy_open again).
+ * Gather `pieces` (COPY_BYTES in all; a system call for every 1024) in order. Returns the number of bytes
+ * that were copied, from the start of the first piece; fewer than asked means that the address behind them
+ * could not be read. Returns -errno if nothing can be copied at all (the scratch was closed by the
+ * application: the caller may copy_close and copy_open again).
  */
 ssize_t copy_gather(struct copy *copy, const struct iovec *pieces, int count);
 

@@ -1,5 +1,5 @@
-/* Condensed line tables: see line_table.h. CPython's format: Objects/locations.md in its sources, and PEP
- * 657. */
+/* Condensed line tables: see line_table.h. CPython's formats: Objects/locations.md in its sources and PEP
+ * 657; for 3.10, Objects/lnotab_notes.txt and PEP 626. */
 #include "runtime/cpython/line_table.h"
 
 #include <string.h>
@@ -10,11 +10,14 @@ enum {
     KIND_LONG = 14,       /* a signed varint of lines, then three varints */
     KIND_NONE = 15,       /* no location */
     VARINT_MOST_SHIFT = 30,
+    PAIR_NO_LINE = -128,
 };
 
-void line_table_begin(struct line_table_writer *writer, int64_t first_line, uint8_t *out, uint32_t room)
+void line_table_begin(struct line_table_writer *writer, enum line_table_form form, int64_t first_line,
+                      uint8_t *out, uint32_t room)
 {
     memset(writer, 0, sizeof *writer);
+    writer->form = form;
     writer->out = out;
     writer->room = room;
     writer->line = writer->written = first_line;
@@ -81,9 +84,30 @@ static void begin_entry(struct line_table_writer *writer, uint8_t head)
         end_entry(writer);
 }
 
+/* One byte of a pair. Two may stand for no code: they only carry the line on. */
+static void feed_pair(struct line_table_writer *writer, uint8_t byte)
+{
+    if (writer->wanted == 0) {
+        writer->units = byte / 2;
+        writer->wanted = 1;
+        return;
+    }
+    int8_t step = (int8_t)byte;
+    writer->kind = step == PAIR_NO_LINE ? KIND_NONE : KIND_NO_COLUMNS;
+    if (step != PAIR_NO_LINE)
+        writer->line += step;
+    if (writer->units != 0)
+        end_entry(writer);
+    writer->wanted = 0;
+}
+
 void line_table_feed(struct line_table_writer *writer, const uint8_t *bytes, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
+        if (writer->form == LINE_TABLE_PAIRS) {
+            feed_pair(writer, bytes[i]);
+            continue;
+        }
         if (writer->wanted == 0) {
             begin_entry(writer, bytes[i]);
             continue;

@@ -59,7 +59,7 @@ void reader_note_thread(struct reader_thread *out)
     *out = (struct reader_thread){
         .tstate = (uintptr_t)tstate,
         .tstate_id = tstate->id,
-        .tstate_native_id = tstate->native_thread_id,
+        .tstate_native_id = tstate->TSTATE_NATIVE_ID,
         .tid = own_tid,
         .interpreter = (uintptr_t)tstate->interp,
     };
@@ -127,7 +127,8 @@ static bool any_died(const struct stack *stack, uint64_t since)
 bool reader_read(struct copy *copy, const struct reader_thread *thread, struct reader_prediction *prediction,
                  struct stack *out, struct reader_facts *facts)
 {
-    struct snapshot snapshot = {0};
+    struct snapshot snapshot;
+    snapshot_empty(&snapshot);
     out->count = out->flags = out->retries = 0;
     uint64_t deaths = 0;
     uintptr_t gap = 0; /* of the snapshot before */
@@ -166,9 +167,8 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
             snapshot_settle(&snapshot);
             return out->count != 0;
         }
-        if (walked != WALK_VALID && snapshot.chunks != 0 && snapshot.chunk[0] != NULL && !snapshot.cut &&
-            snapshot_chunk(&snapshot, 0)->previous != NULL)
-            prediction->chunks = 0; /* the list of chunks itself is wrong */
+        if (walked != WALK_VALID)
+            snapshot_doubt(&snapshot);
         invalid++;
     }
     out->count = 0;
@@ -178,11 +178,52 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
         if (any_died(out, deaths))
             out->count = 0;
     }
-    prediction->chunks = 0;
+    snapshot_forget(prediction);
     return out->count != 0;
 }
 
 /* ---- all threads -------------------------------------------------------------------------------------- */
+
+#if HEAP_FRAMES
+/*
+ * 3.10 does not note native ids, but the C library does, in the structure that a pthread_t points to. Where
+ * in it is found by looking for the id of a thread that is not the process's first.
+ */
+enum {
+    PTHREAD_BYTES = 2048,
+};
+static size_t native_id_at; /* 0: not known */
+
+void reader_find_native_id(struct copy *copy)
+{
+    const int32_t tid = (int32_t)syscall(SYS_gettid);
+    for (size_t at = sizeof tid; at < PTHREAD_BYTES && native_id_at == 0; at += sizeof tid) {
+        int32_t word;
+        if (!copy_piece(copy, (uintptr_t)pthread_self() + at, &word, sizeof word))
+            return;
+        if (word == tid)
+            native_id_at = at;
+    }
+}
+
+static int32_t native_id(struct copy *copy, const PyThreadState *tstate)
+{
+    int32_t tid;
+    return native_id_at != 0 && copy_piece(copy, tstate->thread_id + native_id_at, &tid, sizeof tid) ? tid
+                                                                                                     : 0;
+}
+#else
+void reader_find_native_id(struct copy *copy)
+{
+    (void)copy;
+}
+
+static int32_t native_id(struct copy *copy, const PyThreadState *tstate)
+{
+    (void)copy;
+    return (int32_t)tstate->native_thread_id;
+}
+#endif
 
 static uintptr_t word(struct copy *copy, uintptr_t address)
 {
@@ -199,17 +240,17 @@ int reader_list_threads(struct copy *copy, struct reader_thread *out, int most)
     for (int i = 0; interpreter != 0 && i < INTERPRETERS_MOST; i++) {
         uintptr_t field = interpreter_gil_field(interpreter);
         if (field == 0 || word(copy, field) == (uintptr_t)gil) {
-            uintptr_t tstate = word(copy, interpreter + offsetof(PyInterpreterState, threads.head));
+            uintptr_t tstate = word(copy, interpreter + INTERPRETER_THREADS);
             for (int steps = 0; tstate != 0 && count < most && steps < most; steps++) {
                 PyThreadState head;
                 if (!copy_piece(copy, tstate, &head, TSTATE_END) || (uintptr_t)head.interp != interpreter)
                     break;
-                int32_t tid = (int32_t)head.native_thread_id;
+                int32_t tid = native_id(copy, &head);
                 if (tstate == survivor.tstate)
                     tid = survivor.tid;
                 if (tid != 0)
                     out[count++] =
-                        (struct reader_thread){tstate, head.id, head.native_thread_id, tid, interpreter};
+                        (struct reader_thread){tstate, head.id, head.TSTATE_NATIVE_ID, tid, interpreter};
                 tstate = (uintptr_t)head.next;
             }
         }

@@ -1,7 +1,7 @@
 /*
  * Reader: one stack of one thread, read without the GIL.
  *
- * One reader per CPython minor (reader_3_11.c …), chosen when the extension is compiled; this header is all
+ * One reader per CPython minor (reader_3_10.h …), chosen when the extension is compiled; this header is all
  * that the rest of the runtime knows of CPython's structures, together with code.h. No function here but
  * reader_check, reader_note_thread and codes_watch may touch the interpreter's API.
  *
@@ -15,6 +15,7 @@
 #ifndef RUNTIME_CPYTHON_READER_H
 #define RUNTIME_CPYTHON_READER_H
 
+#include <patchlevel.h> /* nothing but the version of the interpreter */
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -22,10 +23,15 @@
 #include "runtime/cpython/copy.h"
 
 enum {
-    STACK_FRAMES = 1024,    /* deepest stack that is kept whole; beyond, the root side is cut and flagged */
-    READER_CHUNKS = 24,     /* chunks of a data stack that are gathered */
+    STACK_FRAMES = 1024, /* deepest stack that is kept whole; beyond, the root side is cut and flagged */
+    READER_CHUNKS = 24,  /* chunks of a data stack that are gathered */
+#if PY_VERSION_HEX < 0x030b0000
+    READER_OFF_CHUNK =
+        1280, /* all frames, as 3.10 has no data stack: a whole stack and what was lately seen */
+#else
     READER_OFF_CHUNK = 160, /* frames outside the data stack (generators, C-entry shims) that are gathered */
-    READER_CFRAMES = 4,     /* C frames that may point to the leaf (3.11 and 3.12) */
+#endif
+    READER_CFRAMES = 4, /* C frames that may point to the leaf (3.11 and 3.12) */
 };
 
 /** A thread as its own hook noted it, with the GIL. Plain data; may be copied. */
@@ -33,7 +39,7 @@ struct reader_thread {
     uintptr_t tstate;
     uint64_t tstate_id;        /* unique in its interpreter: a reused tstate has another */
     uint64_t tstate_native_id; /* what its tstate says; the parent's after a fork that Python does not know of
-                                  (uWSGI) */
+                                  (uWSGI). 3.10 has no native id there: its pthread_t */
     int32_t tid;               /* native thread id */
     uintptr_t interpreter;
 };

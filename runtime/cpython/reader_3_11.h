@@ -42,25 +42,15 @@ static inline const struct _gil_runtime_state *interpreter_gil(const PyInterpret
     return &_PyRuntime.ceval.gil;
 }
 
-static inline bool gil_is_locked(const struct _gil_runtime_state *gil)
-{
-    return __atomic_load_n((const int *)&gil->locked, __ATOMIC_RELAXED) > 0;
-}
-
-static inline uintptr_t gil_holder(const struct _gil_runtime_state *gil)
-{
-    return __atomic_load_n((const uintptr_t *)&gil->last_holder, __ATOMIC_RELAXED);
-}
-
 static inline uintptr_t interpreter_gil_field(uintptr_t interpreter)
 {
     (void)interpreter;
     return 0;
 }
 
-static inline bool runtime_is_finalizing(void)
+static inline bool frame_runs(const _PyInterpreterFrame *frame)
 {
-    return __atomic_load_n((const uintptr_t *)&_PyRuntime._finalizing, __ATOMIC_RELAXED) != 0;
+    return frame->stacktop < 0; /* its stack pointer is in a register */
 }
 
 #endif

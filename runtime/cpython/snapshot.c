@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#if !HEAP_FRAMES
+
 enum {
     SLACK = 512,               /* bytes gathered above the top of the data stack that was seen last */
     CHUNK_MOST = 64 << 10,     /* gathered of a chunk; frames beyond (huge ones) are gathered singly */
@@ -13,14 +15,13 @@ enum {
     TSTATE_BYTES = TSTATE_END - TSTATE_FIRST,
     LEAST_ADDRESS = 4096,
 };
-_Static_assert(1 + READER_CFRAMES + READER_CHUNKS + READER_OFF_CHUNK + 1 <= COPY_PIECES, "pieces");
 
 /* The pieces of a gather that is being put together, and where each will stand. */
 struct plan {
     int count;
     uint32_t bytes;
     const uint8_t *next;
-    struct iovec pieces[COPY_PIECES];
+    struct iovec pieces[1 + READER_CFRAMES + READER_CHUNKS + READER_OFF_CHUNK + 1];
 };
 
 static const uint8_t *name(struct plan *plan, uintptr_t address, uint32_t bytes)
@@ -35,7 +36,7 @@ static const uint8_t *name(struct plan *plan, uintptr_t address, uint32_t bytes)
 static bool is_thread(const struct reader_thread *thread, const uint8_t *tstate)
 {
     return TSTATE_WORD(tstate, id) == thread->tstate_id &&
-           TSTATE_WORD(tstate, native_thread_id) == thread->tstate_native_id;
+           TSTATE_WORD(tstate, TSTATE_NATIVE_ID) == thread->tstate_native_id;
 }
 
 static uint32_t chunk_part(uint64_t bytes, uint64_t size)
@@ -326,3 +327,17 @@ void snapshot_settle(const struct snapshot *snapshot)
         p->chunk_used[k] = wanted >= had ? wanted : had - (had - wanted) / 8 / 8 * 8;
     }
 }
+
+void snapshot_doubt(const struct snapshot *snapshot)
+{
+    if (snapshot->chunks != 0 && snapshot->chunk[0] != NULL && !snapshot->cut &&
+        snapshot_chunk(snapshot, 0)->previous != NULL)
+        snapshot->prediction->chunks = 0; /* the list of chunks itself is wrong */
+}
+
+void snapshot_forget(struct reader_prediction *prediction)
+{
+    prediction->chunks = 0;
+}
+
+#endif

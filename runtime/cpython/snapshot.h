@@ -1,5 +1,6 @@
 /*
- * Snapshot: what one gather brought of a thread, and where the next one will look.
+ * Snapshot: what one gather brought of a thread, and where the next one will look. By snapshot.c for the
+ * versions that have a data stack, by heap_frames.c for 3.10, which has none.
  *
  * Order of the pieces, which is the order in which the kernel copies them: what points to the leaf frame; the
  * frames outside the data stack that are next to the leaf; the used part of the newest chunk of the data
@@ -23,6 +24,33 @@ enum outcome {
     GARBAGE, /* snapshot_learn: there is no frame there */
 };
 
+#if HEAP_FRAMES
+enum {
+    SNAPSHOT_LATE = 256, /* frames that were not predicted and are read one by one behind the gather */
+    SNAPSHOT_SLOT_BITS = 12,
+    SNAPSHOT_BLOCK = 16 << 10, /* … by pieces of memory, as new frames often lie near each other */
+};
+
+struct snapshot {
+    const struct reader_thread *thread;
+    struct reader_prediction *prediction;
+    bool whole; /* all that was asked for came */
+    uintptr_t leaf;
+    uintptr_t gap; /* always 0 */
+    bool tracing;  /* a trace function runs: it may be called by frames that have not begun or have ended */
+    int depth;     /* calls of the interpreter that have not returned; no stack has more frames */
+    int frames;
+    bool used[READER_OFF_CHUNK]; /* frame[i] was part of the walk */
+    uintptr_t frame_at[READER_OFF_CHUNK];
+    const uint8_t *frame[READER_OFF_CHUNK];
+    int slot_bits;
+    uint16_t slot[1 << SNAPSHOT_SLOT_BITS]; /* hash of the frames' addresses: index + 1 */
+    int late;           /* of the frames, the last ones: not gathered, but read in the walk */
+    uintptr_t block_at; /* where `block` was copied from; 0: nowhere */
+    uint8_t block[SNAPSHOT_BLOCK] __attribute__((aligned(8)));
+    uint8_t late_frame[SNAPSHOT_LATE][FRAME_HEAD] __attribute__((aligned(8)));
+};
+#else
 struct snapshot {
     const struct reader_thread *thread;
     struct reader_prediction *prediction;
@@ -40,6 +68,18 @@ struct snapshot {
     uint16_t met_last;
     const uint8_t *tstate; /* from TSTATE_FIRST to TSTATE_END */
 };
+#endif
+
+/** Before the first snapshot_take. */
+static inline void snapshot_empty(struct snapshot *snapshot)
+{
+#if HEAP_FRAMES
+    snapshot->whole = false;
+    snapshot->gap = 0; /* the rest is large, and says itself how much of it counts */
+#else
+    memset(snapshot, 0, sizeof *snapshot);
+#endif
+}
 
 /** Gather. */
 enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const struct reader_thread *thread,
@@ -55,6 +95,13 @@ enum outcome snapshot_learn(struct snapshot *snapshot, struct copy *copy, uintpt
  * walk, and follow the top of the data stack. */
 void snapshot_settle(const struct snapshot *snapshot);
 
+/** The snapshot made no valid stack: drop what it shows to be wrong in the prediction. */
+void snapshot_doubt(const struct snapshot *snapshot);
+
+/** No snapshot made a valid stack: drop what may lead astray again. */
+void snapshot_forget(struct reader_prediction *prediction);
+
+#if !HEAP_FRAMES
 static inline const _PyStackChunk *snapshot_chunk(const struct snapshot *snapshot, int k)
 {
     return (const _PyStackChunk *)(const void *)snapshot->chunk[k];
@@ -95,5 +142,6 @@ static inline const uint8_t *snapshot_frame(struct snapshot *snapshot, uintptr_t
     }
     return NULL;
 }
+#endif
 
 #endif

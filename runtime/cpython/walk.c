@@ -3,6 +3,8 @@
 
 #include "runtime/cpython/code_table.h"
 
+#if !HEAP_FRAMES
+
 enum {
     STEPS_MOST = 4 * STACK_FRAMES, /* more is a cycle */
     GAP_MOST = 16,                 /* frames that may be dying at once above one frame */
@@ -72,7 +74,7 @@ static bool follows(struct snapshot *snapshot, struct copy *copy, uintptr_t at, 
         struct seen dying;
         if (k > k_child || (k == k_child && at > child) || n == GAP_MOST || copied == NULL ||
             !look(copy, copied, &dying) || dying.frame->owner != FRAME_OWNED_BY_THREAD ||
-            dying.frame->stacktop < 0)
+            frame_runs(dying.frame))
             return false;
         /* A frame that runs has no stack top noted; one that was called by another of the gap runs as well.
          */
@@ -203,3 +205,5 @@ void walk_root_side(struct snapshot *snapshot, struct copy *copy, struct stack *
         out->frame[j] = frame;
     }
 }
+
+#endif

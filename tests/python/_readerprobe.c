@@ -149,6 +149,20 @@ static bool read_naively(struct stack *out)
     uintptr_t at = probe.target.tstate;
     out->count = out->flags = out->retries = 0;
     codes_begin();
+#if HEAP_FRAMES
+    if (!copy_piece(&probe.copy, at + offsetof(PyThreadState, frame), &at, sizeof at))
+        return false;
+    while (at != 0 && out->count < STACK_FRAMES) {
+        PyFrameObject frame;
+        if (!copy_piece(&probe.copy, at, &frame, FRAME_HEAD))
+            return false;
+        struct code *code = codes_find(&probe.copy, (uintptr_t)frame.f_code, NULL);
+        if (code == NULL)
+            return false;
+        out->frame[out->count++] = (struct stack_frame){code, 0};
+        at = (uintptr_t)frame.f_back;
+    }
+#else
 #if LEAF_THROUGH_CFRAME
     if (!copy_piece(&probe.copy, at + offsetof(PyThreadState, cframe), &at, sizeof at) ||
         !copy_piece(&probe.copy, at + offsetof(_PyCFrame, current_frame), &at, sizeof at))
@@ -168,6 +182,7 @@ static bool read_naively(struct stack *out)
             out->frame[out->count++] = (struct stack_frame){code, 0};
         at = (uintptr_t)frame.previous;
     }
+#endif
     return out->count > 0;
 }
 

@@ -20,6 +20,22 @@ TORN, TRUNCATED = 1, 2
 HERE = os.path.basename(__file__)
 
 
+def qualified(code):
+    """The name that is shown of a code object; CPython 3.10 knows no qualified ones."""
+    return getattr(code, 'co_qualname', code.co_name)
+
+
+def renamed(code, name):
+    return code.replace(**{'co_qualname' if hasattr(code, 'co_qualname') else 'co_name': name})
+
+
+def lines_of(code):
+    """The line of each code unit by the C API, 0 where there is none."""
+    if hasattr(code, 'co_positions'):
+        return [position[0] or 0 for position in code.co_positions()]
+    return [line or 0 for start, end, line in code.co_lines() for _ in range(start, end, 2)]
+
+
 class Sampled:
     """What the probe saw: `stacks` is [(frames leaf first as (file, qualname, line), flags, count)]."""
 
@@ -109,7 +125,7 @@ def run_chains_of(prefixes, levels, rounds, vary):
         for chain in chains:
             chain()
 
-    run_chains.__code__ = run_chains.__code__.replace(co_qualname='run_chains')
+    run_chains.__code__ = renamed(run_chains.__code__, 'run_chains')
     return run_chains
 
 
@@ -137,6 +153,15 @@ def nested_alternating():
     assert got.unreadable <= got.reads * 0.01, got.told
 
 
+def recursions():
+    """Two recursions in turn, whose frames come from one pool: each stack is of one of them."""
+    got = sample(run_recursions, seconds=2, interval_us=50)
+    wrong, example = got.impossible(recursions_possible)
+    assert got.reads > 1000, got.told
+    assert wrong <= got.reads * 0.01, (wrong, got.reads, example)
+    assert got.torn + got.unreadable <= got.reads * 0.05, got.told
+
+
 def same_sizes():
     """The same with frames of one size, where geometry cannot tell one chain from another: still hardly any."""
     got = sample(run_chains_of(PREFIXES, 12, 1, False), seconds=2, interval_us=50)
@@ -144,11 +169,34 @@ def same_sizes():
     assert wrong <= got.reads * 0.05, (wrong, got.reads, example)
 
 
+def run_recursions():
+    def odd(n):
+        return odd(n - 1) if n else burn(1)
+
+    def even(n):
+        return even(n - 1) if n else burn(1)
+
+    odd(20)
+    even(20)
+
+
+def recursions_possible(names):
+    mine = [n.rsplit('.', 1)[-1] for n in names]
+    if 'run_recursions' not in mine:
+        return True
+    mine = mine[mine.index('run_recursions') + 1 :]
+    return any(mine == ([name] * 21 + ['burn'])[: len(mine)] for name in ('odd', 'even'))
+
+
 def naive_is_caught():
-    """The oracles above have teeth: following frames one by one, unchecked, is found out."""
+    """These oracles have teeth: following frames one by one, unchecked, is found out."""
+    program = run_chains_of(PREFIXES, 12, 1, True)
+    possible = chains_possible(PREFIXES, 12)
+    if sys.version_info < (3, 11):  # each function's first frame always lies in one place; those of a recursion do not
+        program, possible = run_recursions, recursions_possible
     for _ in range(10):  # the target must run while it is read, so it takes two cores that are free for a moment
-        got = sample(run_chains_of(PREFIXES, 12, 1, True), seconds=1, interval_us=50, naive=True)
-        wrong, _ = got.impossible(chains_possible(PREFIXES, 12))
+        got = sample(program, seconds=1, interval_us=50, naive=True)
+        wrong, _ = got.impossible(possible)
         if wrong + got.unreadable > got.reads * 0.02:
             return
     raise AssertionError((wrong, got.told))
@@ -184,11 +232,15 @@ def leaf_share():
         spent['long_leaf'] += b - a
         spent['short_leaf'] += c - b
 
-    got = sample(turn, seconds=3, interval_us=200)
-    # What stands on the stack in turn() itself belongs to the loop of short calls.
-    long_share = got.share(lambda frames: any(f[1].endswith('long_leaf') for f in frames))
-    truth = spent['long_leaf'] / sum(spent.values())
-    assert abs(long_share - truth) < 0.05, (long_share, truth)
+    for _ in range(3):  # a bias shows each time; a machine that is busy with something else, only now and then
+        spent.update(long_leaf=0.0, short_leaf=0.0)
+        got = sample(turn, seconds=3, interval_us=200)
+        # What stands on the stack in turn() itself belongs to the loop of short calls.
+        long_share = got.share(lambda frames: any(f[1].endswith('long_leaf') for f in frames))
+        truth = spent['long_leaf'] / sum(spent.values())
+        if abs(long_share - truth) < 0.05:
+            return
+    raise AssertionError((long_share, truth))
 
 
 def recursion():
@@ -223,7 +275,8 @@ def too_deep():
     cut = [frames for frames, flags, _ in got.stacks if flags & TRUNCATED and len(frames) == 1024]
     assert cut, got.told
     assert any(frames[0][1] == 'burn' and frames[1][1].endswith('dive') for frames in cut)
-    assert got.unreadable <= got.reads * 0.25, got.told  # its chunks change faster than they can be listed
+    # Its chunks change faster than they can be listed, and where there are none (3.10) its frames do.
+    assert got.unreadable <= got.reads * (0.25 if sys.version_info >= (3, 11) else 0.5), got.told
 
 
 def generators():
@@ -457,15 +510,15 @@ def lines():
         'inspect',
         'tarfile',
         'decimal',
-        're._parser',
+        're._parser' if sys.version_info >= (3, 11) else 'sre_parse',
     ):
         __import__(module)
         with open(sys.modules[module].__file__, encoding='utf-8') as source:
             top = compile(source.read(), module, 'exec')
         for code in code_objects(top):
             file, name, ours = probe.describe(code)
-            theirs = [position[0] or 0 for position in code.co_positions()]
-            assert (file, name) == (code.co_filename, code.co_qualname), (file, name)
+            theirs = lines_of(code)
+            assert (file, name) == (code.co_filename, qualified(code)), (file, name)
             assert ours == theirs, (code, [p for p in zip(range(10**6), ours, theirs) if p[1] != p[2]][:3])
             compared += len(ours)
     assert compared > 30_000, compared
@@ -477,9 +530,9 @@ def long_functions():
     space = {}
     exec(compile('def long():\n' + body + '    return x\n', 'long', 'exec'), space)
     code = space['long'].__code__
-    assert len(code.co_linetable) > 65536
+    assert len(code.co_linetable) > 32768
     _, _, ours = probe.describe(code)
-    assert ours == [position[0] or 0 for position in code.co_positions()]
+    assert ours == lines_of(code)
 
 
 WORK = """
@@ -547,7 +600,7 @@ def names():
     """Names beyond ASCII in each of CPython's widths, cut at a character, and without a UTF-8."""
     template = compile('def f(): pass', 'x', 'exec').co_consts[0]
     for text in ('plain', 'café', 'ü' * 300, '日本', '日' * 400, 'a\U0001f40d' * 200, '', 'x' * 600):
-        code = template.replace(co_qualname=text, co_filename='/' + text + '.py')
+        code = renamed(template, text).replace(co_filename='/' + text + '.py')
         file, name, _ = probe.describe(code)
         for ours, theirs in ((name, text), (file, '/' + text + '.py')):
             assert theirs.startswith(ours), (ours, theirs)
@@ -592,7 +645,7 @@ def ended_threads():
         got = Sampled(probe.stop())
         for frames, flags, _ in got.stacks:
             names = {f[1] for f in frames}
-            assert flags & TORN or names & {'Thread._bootstrap'}, frames
+            assert flags & TORN or names & {'Thread._bootstrap', '_bootstrap'}, frames
         gone += got.unreadable
     assert gone > 60, gone
 
@@ -843,7 +896,7 @@ ORACLES = {
     for name, function in list(globals().items())
     if isinstance(function, types.FunctionType)
     and function.__doc__
-    and name not in ('sample', 'below', 'make_chain', 'chains_possible', 'in_child')
+    and name not in ('sample', 'below', 'make_chain', 'chains_possible', 'in_child', 'qualified', 'lines_of')
 }
 
 if __name__ == '__main__':

@@ -1,0 +1,40 @@
+/* CPython 3.14: see layout.h. What a frame names is a tagged reference. Frames that only mark a C call into
+ * the interpreter still lie on the C stack; their owner, and every one above it, means a mark without code.
+ */
+#ifndef RUNTIME_CPYTHON_READER_3_14_H
+#define RUNTIME_CPYTHON_READER_3_14_H
+
+#include "runtime/cpython/reader_3_12_on.h"
+
+#define LEAF_THROUGH_CFRAME 0
+
+/* The low bits of a _PyStackRef say who counts the reference. */
+static inline uintptr_t frame_executable(const _PyInterpreterFrame *frame)
+{
+    return (uintptr_t)frame->f_executable.bits & ~(uintptr_t)7;
+}
+
+/* The instruction that runs, or the call that has not returned. */
+static inline uintptr_t frame_instruction(const _PyInterpreterFrame *frame)
+{
+    return (uintptr_t)frame->instr_ptr;
+}
+
+static inline bool frame_is_entry(const _PyInterpreterFrame *frame)
+{
+    return frame->owner >= FRAME_OWNED_BY_INTERPRETER;
+}
+
+static inline bool frame_enters_from_c(const _PyInterpreterFrame *frame)
+{
+    (void)frame; /* the mark before it says so */
+    return false;
+}
+
+static inline bool frame_runs(const _PyInterpreterFrame *frame)
+{
+    (void)frame; /* its stack pointer is noted but never taken away */
+    return false;
+}
+
+#endif
