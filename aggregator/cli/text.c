@@ -203,23 +203,30 @@ static void print_slow_because(FILE *out, const json_t *rows)
     }
 }
 
-static void print_action(FILE *out, const json_t *action)
+static void print_counts(FILE *out, const json_t *action)
 {
     char shown[5][SHOWN];
     const json_t *latency = json_object_get(action, "latency");
-    const json_t *hot = json_object_get(action, "hot");
-    double errors = number_or_zero(action, "errors"), profiled = number_or_zero(action, "profiled");
-    putc('\n', out);
-    print_name(out, text(action, "action_type"));
-    fprintf(out, "\n  %.0f ended, %.0f with an error, %.0f profiled\n", number_or_zero(action, "count"),
-            errors, profiled);
+    fprintf(out, "  %.0f ended, %.0f with an error, %.0f profiled\n", number_or_zero(action, "count"),
+            number_or_zero(action, "errors"), number_or_zero(action, "profiled"));
     fprintf(out, "  p50 %s, p90 %s, p99 %s, max %s, mean %s\n", show_time(number(latency, "p50"), shown[0]),
             show_time(number(latency, "p90"), shown[1]), show_time(number(latency, "p99"), shown[2]),
             show_time(number(latency, "max"), shown[3]), show_time(number(latency, "mean"), shown[4]));
-    fprintf(out, "  %s in all: ", show_time(number(action, "wall"), shown[0]));
+}
+
+static void print_action(FILE *out, const json_t *action)
+{
+    char shown[SHOWN];
+    const json_t *hot = json_object_get(action, "hot");
+    putc('\n', out);
+    print_name(out, text(action, "action_type"));
+    putc('\n', out);
+    if (number_or_zero(action, "count") > 0) /* time outside any action has no ends */
+        print_counts(out, action);
+    fprintf(out, "  %s in all: ", show_time(number(action, "wall"), shown));
     print_states(out, action);
     putc('\n', out);
-    if (profiled > 0 && json_array_size(hot) == 0)
+    if (number_or_zero(action, "profiled") > 0 && json_array_size(hot) == 0)
         fprintf(out, "    no sample of a line yet: short actions are rarely met by one\n");
     print_hot(out, hot);
     print_slow_because(out, json_object_get(action, "slow_because"));
