@@ -30,6 +30,8 @@ except ImportError as error:
         sys.version_info[1],
         error,
     )
+    if sys.implementation.name == 'cpython' and (3, 10) <= sys.version_info[:2] <= (3, 15):
+        missing += '; `scons python=%s` builds it' % (sys.executable or 'PATH')
 
 
 def forbidden() -> bool:
