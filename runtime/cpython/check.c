@@ -64,6 +64,13 @@ static int check_offsets(void)
         {"unicode.length", said->unicode_object.length, offsetof(PyASCIIObject, length)},
         {"unicode.size", said->unicode_object.asciiobject_size, sizeof(PyASCIIObject)},
         {"bytes.ob_sval", said->bytes_object.ob_sval, offsetof(PyBytesObject, ob_sval)},
+#if PY_VERSION_HEX >= 0x030e0000
+        {"generator.gi_iframe", said->gen_object.gi_iframe, offsetof(PyGenObject, gi_iframe)},
+        {"generator.gi_frame_state", said->gen_object.gi_frame_state, offsetof(PyGenObject, gi_frame_state)},
+#endif
+#ifdef BASE_FRAME
+        {"thread.base_frame", said->thread_state.base_frame, offsetof(PyThreadState, base_frame)},
+#endif
     };
     for (size_t i = 0; i < sizeof offsets / sizeof offsets[0]; i++) {
         if (offsets[i].said != offsets[i].built)

@@ -21,6 +21,8 @@
 enum {
     SLOTS = 2 * CODES_MAX,
     SLOT_BITS = 14,
+    LINES = 1 << 14, /* pieces of 64 bytes of bytecode whose code object is remembered */
+    LINES_OF_ONE = 1 << 11,
     NOBODY = UINT32_MAX,
     SHORT_OF_ENTRIES = CODES_MAX - CODES_MAX / 8,
     SHORT_OF_ARENA = CODES_ARENA - CODES_ARENA / 8,
@@ -36,7 +38,8 @@ struct block {
 static struct {
     struct code_slot *slots; /* NULL: not open */
     struct code *entries;
-    uint32_t *next; /* links of the free list and of the list of dead, by entry */
+    uint32_t *next;   /* links of the free list and of the list of dead, by entry */
+    uintptr_t *lines; /* by address of the piece: the code object that it is probably part of */
     uint8_t *arena;
     uint32_t *block; /* offset of an entry's block in the arena */
     uint32_t arena_used;
@@ -70,15 +73,16 @@ int codes_open(void)
     if (table.slots != NULL)
         return 0;
     const size_t slots = SLOTS * sizeof(struct code_slot), entries = CODES_MAX * sizeof(struct code),
-                 numbers = CODES_MAX * sizeof(uint32_t);
-    uint8_t *memory = map_memory(slots + entries + 2 * numbers + CODES_ARENA);
+                 numbers = CODES_MAX * sizeof(uint32_t), lines = LINES * sizeof(uintptr_t);
+    uint8_t *memory = map_memory(slots + entries + 2 * numbers + lines + CODES_ARENA);
     if (memory == NULL)
         return fault(ENOMEM, "no memory for the table of code objects");
     table.slots = (struct code_slot *)(void *)memory;
     table.entries = (struct code *)(void *)(memory + slots);
     table.next = (uint32_t *)(void *)(memory + slots + entries);
     table.block = (uint32_t *)(void *)(memory + slots + entries + numbers);
-    table.arena = memory + slots + entries + 2 * numbers;
+    table.lines = (uintptr_t *)(void *)(memory + slots + entries + 2 * numbers);
+    table.arena = memory + slots + entries + 2 * numbers + lines;
     empty();
     return 0;
 }
@@ -164,6 +168,35 @@ static uint32_t take_entry(void)
     return entry;
 }
 
+static uint32_t line_of(uintptr_t instruction)
+{
+    return (uint32_t)((uint64_t)(instruction >> 6) * UINT64_C(0x9e3779b97f4a7c15) >> 50);
+}
+_Static_assert(LINES == 1 << (64 - 50), "line_of");
+
+static void remember_lines(const struct code *code)
+{
+    if (code->first_instruction == 0)
+        return;
+    uintptr_t end = code->first_instruction + 2 * (uintptr_t)code->instructions;
+    uint32_t n = 0;
+    for (uintptr_t at = code->first_instruction & ~(uintptr_t)63; at < end && n < LINES_OF_ONE; at += 64, n++)
+        table.lines[line_of(at)] = code->address;
+}
+
+const struct code_slot *codes_around(uintptr_t instruction)
+{
+    uintptr_t address = table.lines[line_of(instruction)];
+    if (address == 0)
+        return NULL;
+    struct code_slot *slot = &table.slots[find(address)];
+    if (slot->address == 0 ||
+        instruction - table.entries[slot->entry].first_instruction >= 2 * (uintptr_t)slot->instructions)
+        return NULL;
+    slot->seen = table.read;
+    return slot;
+}
+
 /* Resolve `address` into a new entry and the empty slot `i`. */
 static const struct code_slot *add(struct copy *copy, uintptr_t address, uint32_t i, bool *full)
 {
@@ -196,6 +229,7 @@ static const struct code_slot *add(struct copy *copy, uintptr_t address, uint32_
         .seen = table.read,
     };
     table.live++;
+    remember_lines(&code);
     return &table.slots[i];
 }
 

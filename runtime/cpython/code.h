@@ -30,7 +30,9 @@ enum {
 
 struct code {
     uintptr_t address;
-    uint32_t instructions;    /* code units */
+    uintptr_t first_instruction; /* address of co_code_adaptive; 0 where frames always tell their code
+                                    (till 3.13) */
+    uint32_t instructions;       /* code units */
     uint32_t frame_bytes;     /* bytes a frame of it takes on the data stack; 0: frames are objects (3.10) */
     uint32_t first_traceable; /* code units before it belong to a frame that is still being set up */
     uint32_t first_line;

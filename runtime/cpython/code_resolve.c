@@ -211,6 +211,9 @@ bool code_resolve(struct copy *copy, uintptr_t address, struct code *code, struc
         return false;
     memset(code, 0, sizeof *code);
     code->address = address;
+#ifdef FRAMES_FORGET_CODE
+    code->first_instruction = address + CODE_HEAD;
+#endif
     code->instructions = (uint32_t)instructions;
     code->frame_bytes = (uint32_t)(code_frame_words(object) * sizeof(void *));
     code->first_traceable = code_first_traceable(object) < 0 ? 0 : (uint32_t)code_first_traceable(object);

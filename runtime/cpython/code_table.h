@@ -24,6 +24,10 @@ _Static_assert(sizeof(struct code_slot) == 32, "two a cache line");
 /** As codes_find, for the walk: the slot is valid until the next call. */
 const struct code_slot *codes_lookup(struct copy *copy, uintptr_t address, bool *full);
 
+/** The known code object that has an instruction at this address, for a frame that does not tell its code any
+ * more; NULL if there is none. Knows only those with first_instruction. */
+const struct code_slot *codes_around(uintptr_t instruction);
+
 /** The entry of a slot. */
 struct code *codes_entry(const struct code_slot *slot);
 

@@ -16,7 +16,8 @@
 #if HEAP_FRAMES
 
 enum {
-    IDLE_MOST = 16, /* reads after which a frame is not gathered any more */
+    AGAIN_MOST = 16, /* callers that have returned and were called again while their stack was read */
+    IDLE_MOST = 16,  /* reads after which a frame is not gathered any more */
     TSTATE_BYTES = TSTATE_END - TSTATE_FIRST,
     LEAST_ADDRESS = 4096,
 };
@@ -253,6 +254,34 @@ enum trust {
     HAVE_CALLED,   /* that they did at all: they may have returned since the leaf was read */
 };
 
+/*
+ * Has a frame that has returned kept its link to its caller? Its code keeps one frame for its next call,
+ * which may have come since (`*called_again`); others, as recursion makes them, go to the free list, which is
+ * linked by the same field.
+ */
+static bool kept_its_link(struct copy *copy, const PyFrameObject *frame, uintptr_t address,
+                          bool *called_again)
+{
+    uintptr_t kept;
+    if (frame->ob_base.ob_base.ob_refcnt > 0)
+        return true;
+    if (!copy_piece(copy, (uintptr_t)frame->f_code + offsetof(PyCodeObject, co_zombieframe), &kept,
+                    sizeof kept))
+        return false;
+    *called_again = kept == 0;
+    return kept == 0 || kept == address;
+}
+
+/* Is the code of frame `i` nowhere else on the stack? Then it has but one frame. */
+static bool is_alone(const struct stack *stack, uint32_t i)
+{
+    for (uint32_t j = 0; j < stack->count; j++) {
+        if (j != i && stack->frame[j].code == stack->frame[i].code)
+            return false;
+    }
+    return true;
+}
+
 static bool has_called(const struct snapshot *snapshot, const PyFrameObject *frame, enum trust trust)
 {
     if (snapshot->tracing)
@@ -280,7 +309,8 @@ static bool add(struct copy *copy, const PyFrameObject *frame, struct stack *out
 static enum walked walk(struct snapshot *snapshot, struct copy *copy, enum trust trust, struct stack *out,
                         uintptr_t *missing)
 {
-    int at = -1, steps = 0;
+    int at = -1, steps = 0, again = 0;
+    uint32_t frame_again[AGAIN_MOST];
     out->count = 0;
     memset(snapshot->used, 0, (size_t)snapshot->frames);
     for (uintptr_t address = snapshot->leaf; address != 0; steps++) {
@@ -301,8 +331,20 @@ static enum walked walk(struct snapshot *snapshot, struct copy *copy, enum trust
         /* Of the leaf nothing can be asked: it may be about to begin, to yield or to return. */
         if (address != snapshot->leaf && !has_called(snapshot, frame, trust))
             return WALK_INVALID;
+        bool called_again = false;
+        if (trust == HAVE_CALLED && frame->f_state > FRAME_EXECUTING &&
+            !kept_its_link(copy, frame, address, &called_again))
+            return WALK_INVALID;
+        if (called_again && (again == AGAIN_MOST || out->count == 0))
+            return WALK_INVALID;
+        if (called_again)
+            frame_again[again++] = out->count - 1;
         snapshot->used[at] = true;
         address = (uintptr_t)frame->f_back;
+    }
+    while (again > 0) {
+        if (!is_alone(out, frame_again[--again]))
+            return WALK_INVALID;
     }
     /* A generator that is not running and the end of the free list have no caller either, but the first frame
      * of a thread lives. */

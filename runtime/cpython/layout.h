@@ -18,9 +18,10 @@
  *   frame_enters_from_c                   C code called this very frame
  *   frame_runs                            it runs or has called: only of such a frame can it be told, and not
  *                                         in every version
- *   BASE_FRAME                            where in the thread state every stack ends; not defined before 3.15
- *   LEAF_THROUGH_CFRAME                   1: the leaf frame is tstate->cframe->current_frame; 0:
- * tstate->current_frame
+ *   FRAMES_FORGET_CODE                    defined where a frame that returns drops its code, so that one that
+ * was the leaf a moment ago is known by its instruction only BASE_FRAME                            where in
+ * the thread state every stack ends; not defined before 3.15 LEAF_THROUGH_CFRAME                   1: the
+ * leaf frame is tstate->cframe->current_frame; 0: tstate->current_frame
  *
  * Copied structures are cast from bytes that are 8-aligned; of a frame only the fields before its locals are
  * copied, so a `const _PyInterpreterFrame *` here must never be read beyond them.

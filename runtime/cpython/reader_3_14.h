@@ -7,6 +7,7 @@
 #include "runtime/cpython/reader_3_12_on.h"
 
 #define LEAF_THROUGH_CFRAME 0
+#define FRAMES_FORGET_CODE 1
 
 /* The low bits of a _PyStackRef say who counts the reference. */
 static inline uintptr_t frame_executable(const _PyInterpreterFrame *frame)

@@ -26,6 +26,10 @@ static bool look(struct copy *copy, const uint8_t *copied, struct seen *seen)
     uintptr_t executable = frame_executable(frame);
     bool full = false;
     const struct code_slot *slot = codes_lookup(copy, executable, &full);
+#ifdef FRAMES_FORGET_CODE
+    if (executable == 0 && (slot = codes_around(frame_instruction(frame))) != NULL)
+        executable = slot->address;
+#endif
     if (slot == NULL)
         return false;
     seen->code = codes_entry(slot);
@@ -94,11 +98,23 @@ static bool is_base(struct snapshot *snapshot, struct copy *copy, uintptr_t bott
            follows(snapshot, copy, snapshot->chunk_at[0] + CHUNK_HEAD + sizeof(void *), 0, bottom, k);
 }
 
+/* Is what the walk ended with the mark below the thread's first frame, where there is one (3.15)? */
+static bool is_base_mark(const struct snapshot *snapshot, uintptr_t mark)
+{
+#ifdef BASE_FRAME
+    return mark == snapshot->thread->tstate + BASE_FRAME;
+#else
+    (void)snapshot, (void)mark;
+    return true;
+#endif
+}
+
 enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stack *out, uintptr_t *missing)
 {
     uintptr_t child = 0, at = snapshot->leaf;
     int k_child = -1, hint = snapshot->chunks - 1;
     bool from_c = false; /* the frame before was called by C code */
+    uintptr_t mark = 0;  /* the last frame without code */
     out->count = 0;
     for (int steps = 0; at != 0; steps++) {
         if (steps == STEPS_MOST)
@@ -116,6 +132,7 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
         const _PyInterpreterFrame *frame = (const _PyInterpreterFrame *)(const void *)copied;
         if (frame_is_entry(frame)) {
             from_c = true;
+            mark = at;
             at = (uintptr_t)frame->previous;
             continue;
         }
@@ -143,6 +160,8 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
         add(out, &seen);
         at = (uintptr_t)frame->previous;
     }
+    if (!is_base_mark(snapshot, mark))
+        return WALK_INVALID;
     return child == 0 || is_base(snapshot, copy, child, k_child) ? WALK_VALID : WALK_INVALID;
 }
 

@@ -279,7 +279,9 @@ def test_a_stream_is_sampled_while_it_is_made_and_closed_once(messages):
     assert closed == [server.uuid()]
     message = arrived(messages, server.uuid())
     assert message['time'] >= 0.15
-    assert any('Stream.__iter__' in i for i in instructions(message)), list(instructions(message))
+    # CPython 3.10 knows no qualified names.
+    name = 'Stream.__iter__' if sys.version_info >= (3, 11) else ':__iter__:'
+    assert any(name in i for i in instructions(message)), list(instructions(message))
 
 
 def test_a_body_that_is_never_iterated_is_closed_all_the_same(messages):
