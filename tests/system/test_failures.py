@@ -99,13 +99,15 @@ def test_run_without_the_aggregators_binary_runs_the_command(tmp_path):
 
 def test_kill_9_of_a_worker_and_of_the_aggregator_under_load(tmp_path):
     port = free_port()
-    profiled = Profiled(tmp_path, gunicorn(port))
+    profiled = Profiled(
+        tmp_path, gunicorn(port), options=['--max-actions', '60']
+    )  # room for the page asked for briefly
     try:
         wait_for_port(port, profiled.process)
         loader = start_load(port, 14, 6, '/compute', '/fast=3')
         time.sleep(4)
         first = profiled.aggregator()
-        before = load(port, 1, 2, '/wait')['answered']['/wait']  # a page that is asked for only before the kill
+        before = load(port, 2, 2, '/wait')['answered']['/wait']  # a page that is asked for only before the kill
         time.sleep(2.5)
         os.kill(first, signal.SIGKILL)
         time.sleep(3)
