@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from harness import BUILD, VENV, Profiled, action, children, free_port, leftovers, load, name_of, planted, wait_for_port
 
-SECONDS = 20 if os.environ.get('POM_LONG') else 12
+SECONDS = 20
 PATHS = ('/compute=2', '/wait=2', '/lock=2', '/fast=6', '/item/1234')
 
 
