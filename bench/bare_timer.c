@@ -1,8 +1,8 @@
 /*
  * The reference for the sampler's tick: a thread that sleeps to the same kind of deadlines (one in each
- * interval, at a random moment of it) and does nothing else. A shared library, so that it runs inside the
- * very process that is being sampled: `bare_start` starts the thread, `bare_stop` ends it and tells its ticks
- * and its CPU time.
+ * interval, at a random moment of it), with the same slack, and does nothing else. A shared library, so that
+ * it runs inside the very process that is being sampled: `bare_start` starts the thread, `bare_stop` ends it
+ * and tells its ticks and the CPU time that they took (that of its start is not counted).
  */
 #include <pthread.h>
 #include <signal.h>
@@ -30,6 +30,8 @@ static void *run(void *unused)
     uint64_t base = now_ns(CLOCK_MONOTONIC), x = base | 1;
     (void)unused;
     prctl(PR_SET_NAME, "bare-timer", 0, 0, 0);
+    prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
+    uint64_t cpu_before = now_ns(CLOCK_THREAD_CPUTIME_ID);
     while (!atomic_load(&stop)) {
         x ^= x << 13;
         x ^= x >> 7;
@@ -41,7 +43,7 @@ static void *run(void *unused)
         base += interval;
         ticks_done++;
     }
-    cpu_used = now_ns(CLOCK_THREAD_CPUTIME_ID);
+    cpu_used = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_before;
     return NULL;
 }
 
