@@ -64,7 +64,7 @@ def crowd(bench):
         ticks = by_count(rows, kinds[kind][0], 1)
         bench.figure(
             f'further {kind} thread {hertz} Hz',
-            f'{hertz:5d} Hz, {kind:7s}: {value:6.2f} us each, {value / bare[0]:.3f} of a bare tick (the bare tick itself '
+            f'{hertz:5d} Hz, {kind:7s}: {value:6.2f} us each, {value / bare[0]:.3f} of a bare tick (the bare tick '
             f'grows by {bare_value:.2f}; {", ".join(f"{1 + c}: {ticks[c]:.1f}/{bare[c]:.1f}" for c in ticks)} us)',
             value,
             kinds[kind][1],
