@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "aggregator/guard.h"
+#include "shm/clock.h"
 #include "shm/directory.h"
 #include "shm/fault.h"
 #include "shm/segment.h"
@@ -166,12 +167,16 @@ bool pages_published(const struct pages *pages, struct rates *rates)
 static void audit(void *context)
 {
     struct touch *touch = context;
-    touch->found = budget_audit(touch->pages->budget, (uint32_t)touch->number);
+    /* In this order: a clock that was read before, while we were held up since, would condemn a sound word.
+     */
+    uint64_t word = budget_look(touch->pages->budget);
+    uint32_t cycle = (uint32_t)(clock_monotonic_ns() / touch->number);
+    touch->found = budget_audit(touch->pages->budget, word, cycle);
 }
 
-bool pages_audit(const struct pages *pages, uint32_t cycle, bool *damaged)
+bool pages_audit(const struct pages *pages, uint64_t cycle_ns, bool *damaged)
 {
-    struct touch touch = {.pages = pages, .number = cycle};
+    struct touch touch = {.pages = pages, .number = cycle_ns};
     bool there = guard_run(audit, &touch);
     *damaged = there && touch.found;
     return there;

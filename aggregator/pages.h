@@ -39,8 +39,8 @@ bool pages_publish(const struct pages *pages, const struct rates *rates);
 /** What was published last; false also if nothing ever was. */
 bool pages_published(const struct pages *pages, struct rates *rates);
 
-/** budget_audit; `*damaged` tells whether the word had to be set back. */
-bool pages_audit(const struct pages *pages, uint32_t cycle, bool *damaged);
+/** budget_audit by the clock as it is now; `*damaged` tells whether the word had to be set back. */
+bool pages_audit(const struct pages *pages, uint64_t cycle_ns, bool *damaged);
 
 /** Most tokens ever taken in one cycle; 0 if the page was cut. */
 uint64_t pages_peak(const struct pages *pages);

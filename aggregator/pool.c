@@ -510,7 +510,7 @@ void pool_cycle(struct pool *pool, uint64_t now_ns)
     memset(pool->seen, 0, sizeof pool->seen);
     publish_rates(pool, probability);
     bool damaged;
-    if (!pages_audit(&pool->pages, (uint32_t)(now_ns / POOL_CYCLE_NS), &damaged))
+    if (!pages_audit(&pool->pages, POOL_CYCLE_NS, &damaged))
         pages_open(&pool->pages, pool->path, pool->uid);
     if (damaged)
         log_line("pool %s: the budget word was damaged and is set back", pool->source);

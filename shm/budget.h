@@ -4,8 +4,9 @@
  * One 64-bit word, (cycle:32 | used:32), in a page that all workers and the aggregator map; advanced by
  * compare-and-swap, so the cap holds exactly however many processes race, without a message and while the
  * aggregator is dead. The cycle is CLOCK_MONOTONIC / cycle length and never moves back: a worker that
- * computed its cycle just before a boundary uses the newer one it finds. A worker killed after its
- * compare-and-swap wastes one token, which is the safe side.
+ * computed its cycle just before a boundary and finds a newer one gets nothing, so that a cycle's tokens are
+ * those of the actions that began in it. A worker killed after its compare-and-swap wastes one token, which
+ * is the safe side. tests/model/budget.pml shows that the cap holds, also around a word that was damaged.
  */
 #ifndef SHM_BUDGET_H
 #define SHM_BUDGET_H
@@ -42,9 +43,9 @@ static inline uint32_t budget_used_of(uint64_t word)
 }
 
 /**
- * Take one token of the cycle that `cycle` (now) names, or of the newer one that the word already shows.
- * `cap` 0 means no cap (tokens are still counted). Returns true if the action may be profiled.
- * Any thread of any process; lock-free.
+ * Take one token of the cycle that `cycle` names: the one in which the action begins. There is none left
+ * where the word shows a newer cycle. `cap` 0 means no cap (tokens are still counted, in the newer of both).
+ * Returns true if the action may be profiled. Any thread of any process; lock-free.
  */
 static inline bool budget_take(struct budget_page *page, uint32_t cycle, uint32_t cap)
 {
@@ -53,7 +54,7 @@ static inline bool budget_take(struct budget_page *page, uint32_t cycle, uint32_
         uint32_t seen = budget_cycle_of(word);
         uint32_t now = (int32_t)(cycle - seen) > 0 ? cycle : seen; /* serial-number comparison */
         uint32_t used = now == seen ? budget_used_of(word) : 0;
-        if ((cap != 0 && used >= cap) || used == UINT32_MAX)
+        if ((cap != 0 && (now != cycle || used >= cap)) || used == UINT32_MAX)
             return false;
         if (!atomic_compare_exchange_weak_explicit(&page->word, &word, ((uint64_t)now << 32) | (used + 1),
                                                    memory_order_relaxed, memory_order_relaxed))
@@ -76,16 +77,22 @@ static inline double budget_used_share(const struct budget_page *page, uint32_t 
     return (double)budget_used_of(word) / (double)cap;
 }
 
-/**
- * The aggregator's audit: a word that is more than one cycle ahead of `cycle` was damaged and would deny all
- * for ever; set it back. Returns true if it had to be.
- */
-static inline bool budget_audit(struct budget_page *page, uint32_t cycle)
+/** What budget_audit starts from; load it before the clock is read. */
+static inline uint64_t budget_look(const struct budget_page *page)
 {
-    uint64_t word = atomic_load_explicit(&page->word, memory_order_relaxed);
-    if ((int32_t)(budget_cycle_of(word) - cycle) <= 1)
+    return atomic_load_explicit(&page->word, memory_order_acquire);
+}
+
+/**
+ * The aggregator's audit. `cycle` is of a clock read after `word` was looked at, so a word that is ahead of
+ * it was damaged and would deny all until its time comes: it is set back. How much of this cycle was given
+ * out is not known any more, so the rest of it is denied. Returns true if it had to be.
+ */
+static inline bool budget_audit(struct budget_page *page, uint64_t word, uint32_t cycle)
+{
+    if ((int32_t)(budget_cycle_of(word) - cycle) <= 0)
         return false;
-    return atomic_compare_exchange_strong_explicit(&page->word, &word, (uint64_t)cycle << 32,
+    return atomic_compare_exchange_strong_explicit(&page->word, &word, (uint64_t)cycle << 32 | UINT32_MAX,
                                                    memory_order_relaxed, memory_order_relaxed);
 }
 

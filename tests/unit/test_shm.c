@@ -262,10 +262,13 @@ START_TEST(a_cycle_gives_exactly_its_cap_and_the_next_starts_anew)
     for (int i = 0; i < 10; i++)
         ck_assert(budget_take(&page, 5, 10));
     ck_assert(!budget_take(&page, 5, 10));
-    ck_assert_msg(!budget_take(&page, 4, 10), "a late comer's older cycle is the newer one");
     ck_assert(budget_take(&page, 6, 10));
+    ck_assert_msg(!budget_take(&page, 5, 10),
+                  "a late comer gets nothing of a cycle in which it did not begin");
     ck_assert_uint_eq(page.peak, 10);
     ck_assert_msg(budget_take(&page, 6, 0), "no cap");
+    ck_assert_msg(budget_take(&page, 5, 0), "nor a cycle that is over, then");
+    ck_assert_uint_eq(page.word, UINT64_C(6) << 32 | 3);
 }
 END_TEST
 
@@ -279,13 +282,26 @@ START_TEST(the_cycle_number_may_wrap)
 }
 END_TEST
 
-START_TEST(a_word_from_the_far_future_is_set_back)
+START_TEST(a_word_from_the_future_is_set_back_and_the_rest_of_the_cycle_denied)
 {
     struct budget_page page = {0};
     atomic_store(&page.word, (uint64_t)1000 << 32 | 3);
-    ck_assert(!budget_audit(&page, 999));
-    ck_assert(budget_audit(&page, 10));
-    ck_assert(budget_take(&page, 10, 1));
+    ck_assert(!budget_audit(&page, budget_look(&page), 1000));
+    ck_assert(!budget_take(&page, 10, 7));
+    ck_assert(budget_audit(&page, budget_look(&page), 10));
+    ck_assert_msg(!budget_take(&page, 10, 7), "nobody knows how many it has given");
+    ck_assert(budget_take(&page, 11, 7));
+}
+END_TEST
+
+START_TEST(an_auditor_that_was_held_up_leaves_a_word_that_moved_on)
+{
+    struct budget_page page = {0};
+    atomic_store(&page.word, (uint64_t)1000 << 32 | 3);
+    uint64_t word = budget_look(&page);
+    atomic_store(&page.word, (uint64_t)12 << 32 | 7);
+    ck_assert(!budget_audit(&page, word, 10));
+    ck_assert_uint_eq(page.word, UINT64_C(12) << 32 | 7);
 }
 END_TEST
 
@@ -513,7 +529,8 @@ int main(void)
     tcase_add_test(plain, a_spent_pool_of_blocks_still_counts_by_octave);
     tcase_add_test(plain, a_cycle_gives_exactly_its_cap_and_the_next_starts_anew);
     tcase_add_test(plain, the_cycle_number_may_wrap);
-    tcase_add_test(plain, a_word_from_the_far_future_is_set_back);
+    tcase_add_test(plain, a_word_from_the_future_is_set_back_and_the_rest_of_the_cycle_denied);
+    tcase_add_test(plain, an_auditor_that_was_held_up_leaves_a_word_that_moved_on);
     tcase_add_test(plain, racing_processes_never_exceed_the_cap);
     tcase_add_test(plain, a_budget_without_compare_and_swap_is_caught);
     tcase_add_test(plain, a_reader_of_rates_never_sees_a_mixture);
