@@ -128,7 +128,7 @@ static inline uintptr_t word_at(const uint8_t *bytes)
 }
 
 /** A word of the gathered part of a thread state. */
-#define TSTATE_WORD(copied, field) word_at((copied) + offsetof(PyThreadState, field) - TSTATE_FIRST)
+#define TSTATE_WORD(copied, field) word_at((copied) + (offsetof(PyThreadState, field) - TSTATE_FIRST))
 
 static inline bool gil_is_locked(const struct _gil_runtime_state *gil)
 {
