@@ -2,7 +2,8 @@
 
 import json
 import os
-import re
+import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,9 +20,15 @@ VENV = Path(os.environ.get('POM_TEST_VENV', sys.prefix)).absolute() / 'bin'
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
+    """Below those that the kernel gives to clients, so that no connection takes it before the server does."""
+    while True:
+        port = random.randrange(15000, 32000)
+        with socket.socket() as s:
+            try:
+                s.bind(('127.0.0.1', port))
+            except OSError:
+                continue
+        return port
 
 
 def planted(name):
@@ -113,11 +120,11 @@ def cpu_seconds(pid, only=None):
 class Profiled:
     """A command under `profilomatic run`, its stderr, and its report."""
 
-    def __init__(self, tmp_path, command, options=(), env=None, cwd=HERE, format='json'):
+    def __init__(self, tmp_path, command, options=(), env=None, cwd=HERE, format='json', program=COMMAND):
         self.report_path = tmp_path / 'report.out'
         self.stderr_path = tmp_path / 'stderr.txt'
         self.stdout_path = tmp_path / 'stdout.txt'
-        full = [str(COMMAND), 'run', *options, '-o', str(self.report_path), '-F', format, '--', *map(str, command)]
+        full = [str(program), 'run', *options, '-o', str(self.report_path), '-F', format, '--', *map(str, command)]
         environ = dict(os.environ, **(env or {}))
         environ.pop('PYTHONPATH', None)
         environ.update(env or {})
@@ -158,17 +165,17 @@ class Profiled:
     def report(self):
         return json.loads(self.report_path.read_text())
 
-    def directory(self):
-        """The private runtime directory, from the environment of a process below."""
+    def directories(self):
+        """The private runtime directory, from the environment of the processes below, if there is one yet."""
+        found = set()
         for pid in children(self.process.pid):
-            try:
-                environ = Path(f'/proc/{pid}/environ').read_bytes()
-            except OSError:
-                continue
-            match = re.search(rb'PROFILOMATIC_DIR=([^\0]+)', environ)
-            if match:
-                return match.group(1).decode()
-        raise AssertionError('no process below has PROFILOMATIC_DIR')
+            found |= {word[17:].decode() for word in environment_of(pid) if word.startswith(b'PROFILOMATIC_DIR=')}
+        return found
+
+    def directory(self):
+        found = self.directories()
+        assert found, 'no process below has PROFILOMATIC_DIR'
+        return found.pop()
 
     def status(self):
         out = subprocess.run(
@@ -207,3 +214,106 @@ def action(report, name):
 def leftovers(profiled):
     """What this `run` has left in shared memory; others may be under way on this machine."""
     return sorted(str(p) for p in Path('/dev/shm').glob(f'profilomatic-*/run-{profiled.process.pid}-*'))
+
+
+def environment_of(pid):
+    try:
+        return Path(f'/proc/{pid}/environ').read_bytes().split(b'\0')
+    except OSError:
+        return []
+
+
+def processes_of(directory):
+    """Pids of all processes that were started to be profiled there, whoever their parent is by now."""
+    wanted = f'PROFILOMATIC_DIR={directory}'.encode()
+    return [int(entry) for entry in os.listdir('/proc') if entry.isdigit() and wanted in environment_of(entry)]
+
+
+def has_sampler(pid):
+    try:
+        return any(
+            Path(f'/proc/{pid}/task/{tid}/comm').read_text() == 'pom-sampler\n'
+            for tid in os.listdir(f'/proc/{pid}/task')
+        )
+    except OSError:
+        return False
+
+
+def zombies(pid):
+    """Children of the processes below `pid` that have ended and were not waited for."""
+    found = set()
+    for child in children(pid):
+        try:
+            if Path(f'/proc/{child}/stat').read_text().rsplit(')', 1)[1].split()[0] == 'Z':
+                found.add(child)
+        except OSError:
+            continue
+    return found
+
+
+class Served:
+    """A command whose Python processes are profiled in a directory that a service of its own serves."""
+
+    def __init__(self, tmp_path, command, env=None, cwd=HERE):
+        Served.count = getattr(Served, 'count', 0) + 1
+        self.place = Path(f'/dev/shm/profilomatic-test-{os.getpid()}-{Served.count}')
+        self.log_path = tmp_path / 'aggregator.log'
+        self.stderr_path = tmp_path / 'stderr.txt'
+        self.aggregators = []
+        self.start_aggregator()
+        python = BUILD / 'python'
+        environ = dict(
+            os.environ,
+            PYTHONPATH=f'{python}/profilomatic/_site:{python}',
+            PROFILOMATIC_ENABLED='1',
+            PROFILOMATIC_DIR=str(self.place),
+            PROFILOMATIC_AGGREGATOR=str(AGGREGATOR),
+            **(env or {}),
+        )
+        with open(self.stderr_path, 'wb') as err:
+            self.process = subprocess.Popen(
+                [str(word) for word in command], stdout=err, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd, env=environ
+            )
+
+    def start_aggregator(self):
+        with open(self.log_path, 'ab') as log:
+            self.aggregators.append(
+                subprocess.Popen([str(AGGREGATOR), '--directory', str(self.place)], stdout=log, stderr=log)
+            )
+        deadline = time.monotonic() + 20
+        while not (self.place / 'control').exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    @property
+    def stderr(self):
+        return self.stderr_path.read_text(errors='replace') + self.log_path.read_text(errors='replace')
+
+    def directory(self):
+        return str(self.place)
+
+    def ask(self, *words):
+        out = subprocess.run([str(COMMAND), *words, '--json', '--directory', str(self.place)], capture_output=True)
+        assert out.returncode == 0, out.stderr
+        return json.loads(out.stdout)
+
+    def status(self):
+        return self.ask('status')
+
+    def rings(self):
+        return sorted(self.place.glob('*/rings/*'))
+
+    def close(self):
+        """End whatever is left of it."""
+        for pid in processes_of(self.place):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for aggregator in self.aggregators:
+            if aggregator.poll() is None:
+                aggregator.terminate()
+            aggregator.wait(30)
+        shutil.rmtree(self.place, ignore_errors=True)

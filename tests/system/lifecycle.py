@@ -1,0 +1,320 @@
+"""The table of lives: servers as they are really started, and what happens to them while they serve.
+
+A case names the server, what is done to it under load, and what must hold afterwards beyond that which always
+must (see test_lifecycle.py).
+"""
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Optional
+
+from harness import BUILD, VENV, Profiled, Served, free_port, has_sampler, processes_of, wait_for_port, zombies
+from traffic import Traffic
+
+DEBIAN_PYTHON = '/usr/bin/python3'
+PATHS = ['/compute', '/fast']
+PROFILE_MANY = ('--max-actions', '100', '--max-overhead', '0.9', '--interval', '0.002')
+
+
+def extension_of(python):
+    """The extension's file for that interpreter, if it was built."""
+    out = subprocess.run(
+        [python, '-c', 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))'],
+        capture_output=True,
+        text=True,
+    )
+    found = BUILD / 'python' / 'profilomatic' / f'_runtime{out.stdout.strip()}'
+    return found if found.exists() else None
+
+
+@dataclass
+class Case:
+    command: Callable  # port -> words
+    during: Optional[Callable] = None  # what happens under load: f(life)
+    workers: int = 2  # that serve when it has come to rest
+    stop: int = signal.SIGTERM
+    statuses: tuple = (0,)
+    paths: list = field(default_factory=lambda: PATHS)
+    exact: bool = True  # no request fails, and each is counted
+    recycled: bool = False  # workers are too short-lived to be sampled each
+    service: bool = False  # the profile is gathered by a service, not by `profilomatic run`
+    needs: Callable = lambda: None  # a reason to skip
+    finish: Optional[Callable] = None  # ends the server: f(life) -> status
+    always: bool = True  # False: only in the whole matrix
+
+
+class Life:
+    """One case, lived: what was observed, for the test to judge."""
+
+    def __init__(self, case, tmp_path):
+        self.case = case
+        self.port = free_port()
+        command = case.command(self.port)
+        if case.service:
+            self.server = Served(tmp_path, command)
+        else:
+            self.server = Profiled(tmp_path, command, options=PROFILE_MANY)
+        self.traffic = None
+
+    def live(self):
+        case, server = self.case, self.server
+        try:
+            wait_for_port(self.port, server.process)
+            self.directory = server.directory()
+            self.traffic = Traffic(self.port, case.paths)
+            time.sleep(0.7)
+            if case.during is not None:
+                case.during(self)
+            self.come_to_rest()
+            self.traffic.stop()
+            self.zombies = set() if case.finish else self.lasting_zombies()
+            self.status = server.status()
+            begun = time.monotonic()
+            self.returned = self.stop()
+            self.stop_seconds = time.monotonic() - begun
+            self.left_running = self.those_who_stay()
+            if case.service:
+                self.report = server.ask('report')
+                self.left_behind = self.rings_left()
+            else:
+                self.report = server.report
+                self.left_behind = sorted(map(str, Path(self.directory).parent.glob(Path(self.directory).name)))
+        finally:
+            if self.traffic is not None:
+                self.traffic.stop()
+            if case.service:
+                server.close()
+            elif server.process.poll() is None:
+                server.kill()
+        return self
+
+    # ---- what cases do
+
+    def master(self):
+        """The server's first process."""
+        if self.case.service:
+            return self.server.process.pid
+        below = Path(f'/proc/{self.server.process.pid}/task/{self.server.process.pid}/children').read_text().split()
+        found = [int(pid) for pid in below if not is_ours(int(pid))]
+        assert len(found) == 1, found
+        return found[0]
+
+    def signal(self, number):
+        os.kill(self.master(), number)
+
+    def wait_until(self, condition, what, seconds=30):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f'{what}: not in {seconds} s\n{self.server.stderr[-2000:]}')
+            time.sleep(0.05)
+
+    def serving(self):
+        """Processes that answered within the last moments and are still there."""
+        return {pid for pid in self.traffic.recent_pids() if has_sampler(pid)}
+
+    # ---- what is observed
+
+    def sampled(self):
+        return {
+            worker['pid']: worker['samples'] for pool in self.server.status()['pools'] for worker in pool['workers']
+        }
+
+    def come_to_rest(self):
+        """Load goes on until each worker that lives has been sampled."""
+        if self.case.recycled:
+            time.sleep(1)
+            return
+        seen = {}
+
+        def all_sampled():
+            seen['serving'] = serving = self.serving()
+            if len(serving) != self.case.workers:
+                return False
+            seen['sampled'] = sampled = self.sampled()
+            return all(sampled.get(pid, 0) > 0 for pid in serving)
+
+        try:
+            self.wait_until(all_sampled, 'every live worker is sampled')
+        except AssertionError as error:
+            raise AssertionError(f'{error}\n{seen}') from None
+
+    def lasting_zombies(self):
+        first = zombies(self.master())
+        deadline = time.monotonic() + 5
+        while first and time.monotonic() < deadline:
+            time.sleep(0.1)
+            first &= zombies(self.master())
+        return first
+
+    def stop(self):
+        server, number = self.server, self.case.stop
+        if self.case.finish is not None:
+            return self.case.finish(self)
+        if not self.case.service:
+            return server.stop(number)
+        server.process.send_signal(number)
+        return server.process.wait(30)
+
+    def those_who_stay(self):
+        deadline = time.monotonic() + 10
+        while (left := processes_of(self.directory)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return left
+
+    def rings_left(self):
+        deadline = time.monotonic() + 10
+        while (left := self.server.rings()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return list(map(str, left))
+
+
+def is_ours(pid):
+    try:
+        return b'profilomatic-aggregator' in Path(f'/proc/{pid}/cmdline').read_bytes().split(b'\0')[0]
+    except OSError:
+        return True
+
+
+# ---- the servers ---------------------------------------------------------------------------------------------------
+
+
+def gunicorn(*options, app='life_app:app'):
+    return lambda port: [
+        VENV / 'gunicorn', '-b', f'127.0.0.1:{port}', '-w', '2', '--log-level', 'warning', *options, app
+    ]  # fmt: skip
+
+
+def lacks(*packages):
+    """In the servers' environment, which is mostly ours too."""
+    script = f'import {", ".join(packages)}'
+    missing = subprocess.run([VENV / 'python', '-c', script], capture_output=True).returncode != 0
+    return f'one of {packages} is not installed' if missing else None
+
+
+def uvicorn(*options):
+    return gunicorn('-k', 'uvicorn_worker.UvicornWorker', *options, app='life_app:asgi')
+
+
+UWSGI = ('--master', '-p', '2', '-w', 'life_app', '--disable-logging')
+
+
+def uwsgi(*options):
+    return lambda port: [VENV / 'uwsgi', '--http-socket', f'127.0.0.1:{port}', *UWSGI, *options]
+
+
+def debian_uwsgi(*options):
+    words = ('/usr/bin/uwsgi', '--plugin', 'python3')
+    return lambda port: [*words, '--http-socket', f'127.0.0.1:{port}', *UWSGI, *options]
+
+
+def needs_debian():
+    if not Path('/usr/bin/uwsgi').exists() or extension_of(DEBIAN_PYTHON) is None:
+        return "no uWSGI of Debian's, or no extension for its python3"
+    return None
+
+
+# ---- what happens to them ------------------------------------------------------------------------------------------
+
+
+def reload(number):
+    """The server replaces its workers, gracefully."""
+
+    def during(life):
+        before = life.serving()
+        life.signal(number)
+        life.wait_until(lambda: life.serving() and not life.serving() & before, 'new workers')
+
+    return during
+
+
+def hang(life):
+    """A request that never ends: the server kills its worker and makes another."""
+    before = life.serving()
+    life.hung = not life.traffic.ask('/hang')
+    life.wait_until(lambda: life.serving() - before, 'a new worker')
+
+
+def vanish(life):
+    """The application ends its process in the middle of a request."""
+    before = life.serving()
+    life.traffic.ask('/vanish')
+    life.wait_until(lambda: life.serving() - before, 'a new worker')
+
+
+def parent_of(pid):
+    return int(Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[1])
+
+
+def upgrade(life):
+    """gunicorn starts a new master beside itself, which takes over when the old one is told to go."""
+    old = life.master()
+    before = life.serving()
+    os.kill(old, signal.SIGUSR2)
+    life.wait_until(lambda: len(life.serving() - before) == 2, 'workers of the new master')
+    new = {parent_of(pid) for pid in life.serving() - before}
+    assert len(new) == 1 and old not in new
+    life.new_master = new.pop()
+    os.kill(old, signal.SIGTERM)
+    life.wait_until(lambda: life.server.process.poll() is not None, 'the end of the old master')
+
+
+def stop_upgraded(life):
+    status = life.server.process.wait()
+    os.kill(life.new_master, signal.SIGTERM)
+    life.wait_until(lambda: not Path(f'/proc/{life.new_master}').exists(), 'the end of the new master')
+    return status
+
+
+def flood(life):
+    """Enough at once for uWSGI to start its spare worker."""
+    more = [Traffic(life.port, ['/compute'], 4)]
+    life.wait_until(lambda: len(life.serving() | more[0].recent_pids()) >= 2, 'a second worker')
+    for traffic in more:
+        traffic.stop()
+        life.traffic.add(traffic)
+
+
+KILLED = {'exact': False}
+CASES = {
+    'gunicorn': Case(gunicorn()),
+    'gunicorn-preload': Case(gunicorn('--preload')),
+    'gunicorn-gthread': Case(gunicorn('-k', 'gthread', '--threads', '3')),
+    'gunicorn-gthread-preload': Case(gunicorn('-k', 'gthread', '--threads', '3', '--preload'), always=False),
+    'gunicorn-gevent': Case(gunicorn('-k', 'gevent'), needs=lambda: lacks('gevent')),
+    'gunicorn-gevent-preload': Case(gunicorn('-k', 'gevent', '--preload'), needs=lambda: lacks('gevent')),
+    'gunicorn-uvicorn': Case(uvicorn(), needs=lambda: lacks('uvicorn_worker')),
+    'gunicorn-uvicorn-preload': Case(uvicorn('--preload'), needs=lambda: lacks('uvicorn_worker'), always=False),
+    'gunicorn-max-requests': Case(gunicorn('--max-requests', '10'), recycled=True),
+    'gunicorn-max-requests-preload': Case(gunicorn('--max-requests', '10', '--preload'), recycled=True, always=False),
+    'gunicorn-timeout': Case(gunicorn('--timeout', '2'), hang, **KILLED),
+    'gunicorn-reload': Case(gunicorn(), reload(signal.SIGHUP)),
+    'gunicorn-reload-preload': Case(gunicorn('--preload'), reload(signal.SIGHUP), always=False),
+    'gunicorn-vanish': Case(gunicorn('--preload'), vanish, **KILLED),
+    'gunicorn-upgrade': Case(gunicorn(), upgrade, service=True, finish=stop_upgraded),
+    'gunicorn-fork': Case(gunicorn('-k', 'gthread', '--threads', '3'), paths=[*PATHS, '/fork']),
+    'gunicorn-subprocess': Case(gunicorn('-k', 'gthread', '--threads', '3'), paths=[*PATHS, '/program']),
+}
+for build, needs, always in ((uwsgi, lambda: None, True), (debian_uwsgi, needs_debian, False)):
+    CASES |= {
+        f'{build.__name__}{name}': Case(
+            build(*options), during, stop=signal.SIGINT, needs=needs, always=always or often, **facts
+        )
+        for name, options, during, often, facts in (
+            ('', (), None, True, {}),
+            ('-lazy', ('--lazy-apps',), None, False, {}),
+            ('-threads', ('--enable-threads', '--threads', '2'), None, False, {}),
+            ('-cheaper', ('--cheaper', '1', '--cheaper-initial', '1', '-p', '3'), flood, False, {}),
+            ('-max-requests', ('--max-requests', '10'), None, False, {'recycled': True}),
+            ('-harakiri', ('--harakiri', '2'), hang, False, KILLED),
+            ('-reload', (), reload(signal.SIGHUP), False, KILLED),
+            ('-reload-lazy', ('--lazy-apps',), reload(signal.SIGHUP), False, KILLED),
+            ('-hooks', ('--py-call-uwsgi-fork-hooks',), None, True, {}),
+            ('-hooks-threads', ('--py-call-uwsgi-fork-hooks', '--enable-threads'), None, False, {}),
+            ('-vanish', (), vanish, False, KILLED),
+        )
+    }
