@@ -1,0 +1,6 @@
+"""The modules beside the tests are importable."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))

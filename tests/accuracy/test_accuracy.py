@@ -1,0 +1,33 @@
+"""The shares that a report shows are those that the program had.
+
+The short form; `tests/accuracy/full` takes at least 5,000 samples at each interval.
+"""
+
+import pytest
+from measure import compare, measured, run_table, shares, text_of, truth_ranges
+
+
+@pytest.fixture(scope='module', params=[(0.001, 0.00125, 7.0), (0.01, 0.005, 10.0)], ids=['1 ms', '10 ms'])
+def table(request):
+    """What the table took and what the report shows of it, sampled at one interval."""
+    interval, unit, seconds = request.param
+    truth, report = run_table(seconds, interval, unit)
+    return truth_ranges(truth), measured(report, truth['wall']), report
+
+
+@pytest.mark.parametrize('quantity', ['wall', 'cpu'])
+def test_each_function_is_shown_with_its_share(table, quantity):
+    ranges, shown, report = table
+    found, samples = shown[quantity]
+    assert samples > 200, report
+    rows = compare(ranges[quantity], found, samples)
+    assert not any(row.outside for row in rows), text_of(rows, f'{quantity}, {samples:.0f} samples')
+
+
+@pytest.mark.parametrize('function', [f'{kind}_{parts}' for kind in ('compute', 'sleep') for parts in (2, 4, 8)])
+def test_the_bounds_notice_a_share_that_is_off_by_half(function):
+    """What the test above would say of 5,000 samples in which one function lost half of its share to the others."""
+    seconds = {f'{kind}_{parts}': float(parts) for kind in ('compute', 'sleep') for parts in (1, 2, 4, 8)}
+    shown = shares(dict(seconds, **{function: seconds[function] / 2}))
+    ranges = truth_ranges({'wall': seconds, 'cpu': seconds})
+    assert function in [row.name for row in compare(ranges['wall'], shown, 5000) if row.outside]
