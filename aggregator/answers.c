@@ -11,6 +11,7 @@
 
 #include "aggregator/destination/destination.h"
 #include "aggregator/encode/report.h"
+#include "aggregator/guests.h"
 #include "aggregator/log.h"
 #include "aggregator/service.h"
 #include "shm/clock.h"
@@ -256,6 +257,17 @@ char *answers_answer(const json_t *request, void *context)
     return text_of(error_json("control socket: the verb '%s' is not known; it knows report, status, "
                               "subscribe and sync",
                               verb != NULL ? verb : ""));
+}
+
+char *answers_guest(const json_t *request, uid_t uid, void *context)
+{
+    const struct service *service = context;
+    const char *verb = json_string_value(json_object_get(request, "verb"));
+    if (verb == NULL || strcmp(verb, "pool") != 0)
+        return text_of(error_json("control socket: another user may only ask for a pool%s", ""));
+    if (guests_make_pool(service->directory, request, uid) != 0)
+        return text_of(error_json("no pool: %s", fault_text()));
+    return text_of(json_pack("{s:s}", "kind", "pool"));
 }
 
 static void cut_only(struct service *service, void *context)

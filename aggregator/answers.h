@@ -9,11 +9,13 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <sys/types.h>
 
 struct service;
 
 /** control.h's handlers. */
 char *answers_answer(const json_t *request, void *context);
+char *answers_guest(const json_t *request, uid_t uid, void *context);
 bool answers_sync(void *context);
 void answers_thread_begin(void *context);
 void answers_thread_end(void *context);

@@ -26,6 +26,7 @@
 
 enum {
     CLIENTS_MAX = 128,
+    GUESTS_MAX = 64, /* of them, so that others still get in */
     REQUEST_BYTES_MAX = 64 << 10,
     SUBSCRIBED_BYTES_MAX = 4 << 20, /* queued for one subscriber; more is dropped */
     SHUT_MS = 200,                  /* before somebody is let in after descriptors were wanting */
@@ -42,6 +43,8 @@ struct client {
     bool subscribed;
     bool finished;        /* it will send nothing more: goes when all is answered */
     _Atomic bool closing; /* broken: goes at once */
+    bool guest;           /* of another user */
+    struct ucred peer;    /* as it was when it connected */
     int32_t pid;          /* subscribed to */
     uint64_t dropped;     /* messages since the client was last told */
     struct buffer in, out;
@@ -191,6 +194,10 @@ static void subscribe(struct client *c, const json_t *request)
                  "are wanted\"}");
         return;
     }
+    if (c->guest && value != c->peer.pid) {
+        reply(c, "{\"error\":\"subscribe: another user may subscribe to its own process only\"}");
+        return;
+    }
     /* The reply goes first: from then on every line may be a message. */
     reply(c, "{\"kind\":\"subscribed\"}");
     pthread_mutex_lock(&control.lock);
@@ -221,7 +228,8 @@ static void serve(struct client *c, const char *line, size_t bytes)
         bool complete = control.handlers.sync(control.handlers.context);
         reply(c, complete ? "{\"kind\":\"synced\"}" : "{\"kind\":\"synced\",\"complete\":false}");
     } else {
-        char *text = control.handlers.answer(request, control.handlers.context);
+        char *text = c->guest ? control.handlers.guest(request, c->peer.uid, control.handlers.context)
+                              : control.handlers.answer(request, control.handlers.context);
         reply(c, text != NULL
                      ? text
                      : "{\"error\":\"the aggregator could not answer (out of memory?); try again\"}");
@@ -277,6 +285,24 @@ static void serve_lines(struct client *c)
     }
 }
 
+static bool has_guests(void)
+{
+    return control.handlers.guest != NULL && geteuid() == 0;
+}
+
+static bool is_own(const struct ucred *peer)
+{
+    return peer->uid == geteuid() || peer->uid == 0;
+}
+
+static unsigned guests(void)
+{
+    unsigned found = 0;
+    for (unsigned i = 0; i < control.count; i++)
+        found += control.clients[i]->guest;
+    return found;
+}
+
 /* False: for want of descriptors or memory nobody can be let in for now. */
 static bool greet(void)
 {
@@ -287,7 +313,7 @@ static bool greet(void)
     socklen_t length = sizeof peer;
     struct client *c = NULL;
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 &&
-        (peer.uid == geteuid() || peer.uid == 0) && control.count < CLIENTS_MAX)
+        (is_own(&peer) || (has_guests() && guests() < GUESTS_MAX)) && control.count < CLIENTS_MAX)
         c = calloc(1, sizeof *c);
     if (c == NULL) {
         static const char refusal[] =
@@ -297,6 +323,8 @@ static bool greet(void)
         return true;
     }
     c->fd = fd;
+    c->peer = peer;
+    c->guest = !is_own(&peer);
     pthread_mutex_lock(&control.lock);
     control.clients[control.count++] = c;
     pthread_mutex_unlock(&control.lock);
@@ -407,8 +435,9 @@ static int listen_at(const char *path)
 
     int rc = 0;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || chmod(temporary, 0600) != 0 ||
-        listen(fd, 64) != 0 || rename(temporary, path) != 0) {
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) != 0 ||
+        chmod(temporary, has_guests() ? 0666 : 0600) != 0 || listen(fd, 64) != 0 ||
+        rename(temporary, path) != 0) {
         rc = fault(errno, "cannot listen at %s", path);
         unlink(temporary);
         if (fd >= 0)
@@ -423,11 +452,11 @@ int control_start(const char *socket_path, const struct control_handlers *handle
 {
     if (strlen(socket_path) >= sizeof control.path)
         return fault(ENAMETOOLONG, "control socket %s", socket_path);
+    control.handlers = *handlers;
     int fd = listen_at(socket_path);
     if (fd < 0)
         return fd;
     strcpy(control.path, socket_path);
-    control.handlers = *handlers;
     control.listener = fd;
     control.wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     atomic_store(&control.stopping, false);

@@ -235,10 +235,16 @@ static void renew(struct pool *pool)
     log_line("pool %s: its folder was removed and made again", pool->source);
 }
 
+/* Its user's folder, or one that we made for a guest (guests.h). */
+static bool is_ours(const struct stat *st, uid_t uid)
+{
+    return S_ISDIR(st->st_mode) && (st->st_uid == uid || st->st_uid == geteuid());
+}
+
 void pool_scan(struct pool *pool, bool force)
 {
     struct stat st;
-    if (lstat(pool->path, &st) != 0 || !S_ISDIR(st.st_mode) || st.st_uid != pool->uid)
+    if (lstat(pool->path, &st) != 0 || !is_ours(&st, pool->uid))
         return;
     if (st.st_ino != pool->folder_inode) {
         renew(pool);
@@ -324,7 +330,7 @@ int pool_open(struct pool **out, const char *directory, const char *name, const 
         rc = directory_join(pool->rings, pool->path, "rings");
     if (rc == 0)
         rc = directory_join(pool->folder, pool->path, "requests");
-    if (rc == 0 && (lstat(pool->path, &st) != 0 || !S_ISDIR(st.st_mode) || st.st_uid != pool->uid))
+    if (rc == 0 && (lstat(pool->path, &st) != 0 || !is_ours(&st, pool->uid)))
         rc = fault(EPERM, "%s is not a folder of uid %lu", pool->path, (unsigned long)pool->uid);
     if (rc == 0)
         rc = merge_open(&pool->merge, now, clock_realtime_ns());

@@ -357,6 +357,7 @@ int service_talk(struct service *service)
     char path[DIRECTORY_PATH_MAX];
     const struct control_handlers handlers = {
         .answer = answers_answer,
+        .guest = answers_guest,
         .sync = answers_sync,
         .thread_begin = answers_thread_begin,
         .thread_end = answers_thread_end,

@@ -35,7 +35,7 @@ bool spawn_is_served(const char *directory)
         return false;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
-        return false;
+        return errno == EACCES; /* another user's: it cannot be served by one of ours */
     bool served = flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
     flock(fd, LOCK_UN); /* not by close() alone: a child forked this very moment has the descriptor too */
     close(fd);

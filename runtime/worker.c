@@ -11,6 +11,7 @@
 
 #include "runtime/action.h"
 #include "runtime/cpython/reader.h"
+#include "runtime/guest.h"
 #include "runtime/limits.h"
 #include "runtime/notice.h"
 #include "runtime/sampler.h"
@@ -123,10 +124,26 @@ static int follow_user(struct worker_settings *settings)
     return rc;
 }
 
+/* In a directory of another user its service makes the folder. */
+static int make_pool(void)
+{
+    int rc = directory_make_pool(worker.settings.directory, worker.settings.pool);
+    if (rc != -EACCES)
+        return rc;
+    char words[sizeof worker.reason];
+    snprintf(words, sizeof words, "%s", fault_text());
+    int asked = guest_ask_for_pool(worker.settings.directory, worker.settings.pool);
+    if (asked == 0)
+        return directory_make_pool(worker.settings.directory, worker.settings.pool);
+    if (asked != -EACCES) /* where nobody listens, that it cannot be made is what matters */
+        fault(0, "%s", words);
+    return -EACCES;
+}
+
 static int make_segment(struct segment *segment)
 {
     char rings[DIRECTORY_PATH_MAX];
-    int rc = directory_make_pool(worker.settings.directory, worker.settings.pool);
+    int rc = make_pool();
     if (rc == 0)
         rc = directory_join(rings, worker.settings.pool, "rings");
     if (rc != 0)
@@ -149,6 +166,8 @@ bool worker_attach(uint64_t now_ns)
     int rc = follow_user(&worker.settings);
     if (rc == 0)
         rc = make_segment(&worker.segment);
+    if (rc == -EACCES) /* perhaps the service whose directory it is, is just being started again */
+        worker.retry_ns = now_ns + NS_PER_SECOND;
     if (rc != 0) {
         snprintf(worker.reason, sizeof worker.reason, "%s", fault_text());
         notice_once(NOTICE_NO_SEGMENT, "profiling is off in this process, the application runs on: %s",

@@ -5,16 +5,24 @@ must (see test_lifecycle.py).
 """
 
 import os
+import shutil
 import signal
 import subprocess
+import sysconfig
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Optional
 
-from harness import BUILD, VENV, Profiled, Served, free_port, has_sampler, processes_of, wait_for_port, zombies
+from harness import BUILD, HERE, VENV, Profiled, Served, free_port, has_sampler, processes_of, wait_for_port, zombies
 from traffic import Traffic
 
+PROFILE_MANY_ASKED = {
+    'PROFILOMATIC_MAX_ACTIONS_PER_RUN': '100',
+    'PROFILOMATIC_MAX_OVERHEAD': '0.9',
+    'PROFILOMATIC_TIME_GRANULARITY': '0.002',
+}
 DEBIAN_PYTHON = '/usr/bin/python3'
 PATHS = ['/compute', '/fast']
 PROFILE_MANY = ('--max-actions', '100', '--max-overhead', '0.9', '--interval', '0.002')
@@ -43,6 +51,7 @@ class Case:
     recycled: bool = False  # workers are too short-lived to be sampled each
     service: bool = False  # the profile is gathered by a service, not by `profilomatic run`
     needs: Callable = lambda: None  # a reason to skip
+    other_user: bool = False
     finish: Optional[Callable] = None  # ends the server: f(life) -> status
     always: bool = True  # False: only in the whole matrix
 
@@ -53,11 +62,18 @@ class Life:
     def __init__(self, case, tmp_path):
         self.case = case
         self.port = free_port()
+        self.folder = None
+        extra = {}
+        if case.other_user:
+            self.folder = folder_for_everybody()
+            extra = {'cwd': self.folder, 'program': self.folder / 'build' / 'bin' / 'profilomatic'}
         command = case.command(self.port)
+        if case.other_user:
+            extra['env'] = {'PYTHONPATH': str(self.folder / 'site')}
         if case.service:
-            self.server = Served(tmp_path, command)
+            self.server = Served(tmp_path, command, env=PROFILE_MANY_ASKED)
         else:
-            self.server = Profiled(tmp_path, command, options=PROFILE_MANY)
+            self.server = Profiled(tmp_path, command, options=PROFILE_MANY, **extra)
         self.traffic = None
 
     def live(self):
@@ -90,6 +106,8 @@ class Life:
                 server.close()
             elif server.process.poll() is None:
                 server.kill()
+            if self.folder is not None:
+                shutil.rmtree(self.folder, ignore_errors=True)
         return self
 
     # ---- what cases do
@@ -218,6 +236,37 @@ def needs_debian():
     return None
 
 
+# ---- another user --------------------------------------------------------------------------------------------------
+
+
+def needs_another_user():
+    if os.geteuid() != 0:
+        return 'only root can give its workers to another user'
+    return needs_debian()
+
+
+def folder_for_everybody():
+    """What nobody's processes read: build, gunicorn, application; below /tmp, since the checkout may be closed."""
+    folder = Path(tempfile.mkdtemp(prefix='profilomatic-life-', dir='/tmp'))
+    folder.chmod(0o755)
+    for part in ('bin', 'python'):
+        shutil.copytree(BUILD / part, folder / 'build' / part)
+    shutil.copy(HERE / 'life_app.py', folder)
+    packages = Path(sysconfig.get_path('purelib', vars={'base': VENV.parent, 'platbase': VENV.parent}))
+    for package in ('gunicorn', 'packaging'):
+        shutil.copytree(packages / package, folder / 'site' / package)
+    return folder
+
+
+def gunicorn_for_nobody(*options):
+    words = gunicorn('-u', 'nobody', '-g', 'nogroup', *options)
+    return lambda port: [DEBIAN_PYTHON, '-m', 'gunicorn', *words(port)[1:]]
+
+
+def uwsgi_for_nobody(*options):
+    return debian_uwsgi('--uid', 'nobody', '--gid', 'nogroup', *options)
+
+
 # ---- what happens to them ------------------------------------------------------------------------------------------
 
 
@@ -296,8 +345,13 @@ CASES = {
     'gunicorn-reload-preload': Case(gunicorn('--preload'), reload(signal.SIGHUP), always=False),
     'gunicorn-vanish': Case(gunicorn('--preload'), vanish, **KILLED),
     'gunicorn-upgrade': Case(gunicorn(), upgrade, service=True, finish=stop_upgraded),
+    'gunicorn-nobody': Case(gunicorn_for_nobody(), needs=needs_another_user, other_user=True),
+    'gunicorn-nobody-preload': Case(
+        gunicorn_for_nobody('--preload'), needs=needs_another_user, other_user=True, always=False
+    ),
     'gunicorn-fork': Case(gunicorn('-k', 'gthread', '--threads', '3'), paths=[*PATHS, '/fork']),
     'gunicorn-subprocess': Case(gunicorn('-k', 'gthread', '--threads', '3'), paths=[*PATHS, '/program']),
+    'uwsgi-nobody': Case(uwsgi_for_nobody(), needs=needs_another_user, other_user=True, stop=signal.SIGINT),
 }
 for build, needs, always in ((uwsgi, lambda: None, True), (debian_uwsgi, needs_debian, False)):
     CASES |= {
