@@ -17,8 +17,95 @@ void actions_close(struct actions *actions)
 {
     free(actions->action);
     free(actions->sample);
+    free(actions->gone);
+    free(actions->touched);
     memset(actions, 0, sizeof *actions);
 }
+
+/* ---- what changed since the last checkpoint ----------------------------------------------------------- */
+
+/* Room for one more in a list. Where there is none the next checkpoint has to tell of everything. */
+static void *roomier(struct actions *actions, void *list, uint32_t count, uint32_t *room, size_t each,
+                     uint32_t most)
+{
+    if (actions->untold || count < *room)
+        return actions->untold ? NULL : list;
+    uint32_t more = *room == 0 ? 64 : *room * 2;
+    void *grown = count < most ? realloc(list, more * each) : NULL;
+    if (grown != NULL)
+        *room = more;
+    else
+        actions->untold = true;
+    return grown;
+}
+
+static void note_gone(struct actions *actions, const struct action *action)
+{
+    if (!action->kept)
+        return;
+    struct action_gone *gone =
+        roomier(actions, actions->gone, actions->gone_count, &actions->gone_room, sizeof *gone, ACTIONS_MOST);
+    if (gone == NULL)
+        return;
+    actions->gone = gone;
+    gone[actions->gone_count++] =
+        (struct action_gone){.serial = action->begin.action_serial, .worker = action->worker};
+}
+
+void actions_touch(struct actions *actions, uint32_t index)
+{
+    struct action *action = &actions->action[index];
+    if (action->touched)
+        return;
+    struct action_touched *touched = roomier(actions, actions->touched, actions->touched_count,
+                                             &actions->touched_room, sizeof *touched, 4 * ACTIONS_MOST);
+    if (touched == NULL)
+        return;
+    actions->touched = touched;
+    touched[actions->touched_count++] = (struct action_touched){.stamp = action->stamp, .index = index};
+    action->touched = true;
+}
+
+uint32_t actions_touched(const struct actions *actions, uint32_t i)
+{
+    const struct action_touched *note = &actions->touched[i];
+    const struct action *action = &actions->action[note->index];
+    /* Its place may have become another's. */
+    return action->used && !action->closed && action->stamp == note->stamp ? note->index : ACTIONS_NONE;
+}
+
+uint32_t actions_first_fresh(const struct actions *actions, uint32_t index)
+{
+    const struct action *action = &actions->action[index];
+    return action->last_kept == ACTIONS_NONE ? action->first_sample : actions->sample[action->last_kept].next;
+}
+
+static void commit_one(struct action *action)
+{
+    action->kept = true;
+    action->touched = false;
+    action->last_kept = action->last_sample;
+}
+
+void actions_commit(struct actions *actions, bool whole)
+{
+    for (uint32_t i = 0; i < actions->touched_count; i++) {
+        uint32_t index = actions_touched(actions, i);
+        if (index != ACTIONS_NONE)
+            commit_one(&actions->action[index]);
+    }
+    actions->touched_count = actions->gone_count = 0;
+    if (!whole)
+        return;
+    actions->untold = false;
+    for (uint32_t root = actions->oldest; root != ACTIONS_NONE; root = actions->action[root].newer) {
+        commit_one(&actions->action[root]);
+        for (uint32_t at = actions->action[root].family; at != ACTIONS_NONE; at = actions->action[at].sibling)
+            commit_one(&actions->action[at]);
+    }
+}
+
+/* ---- actions ------------------------------------------------------------------------------------------ */
 
 static uint32_t *bucket_of(struct actions *actions, uint32_t worker, uint64_t serial)
 {
@@ -118,9 +205,12 @@ uint32_t actions_begin(struct actions *actions, uint32_t worker, uint32_t type,
         .newer = ACTIONS_NONE,
         .first_sample = ACTIONS_NONE,
         .last_sample = ACTIONS_NONE,
+        .last_kept = ACTIONS_NONE,
+        .stamp = ++actions->stamps,
         .used = true,
     };
     actions->actions_used++;
+    actions_touch(actions, index);
     uint32_t parent =
         begin->parent_serial != 0 ? actions_find(actions, worker, begin->parent_serial) : ACTIONS_NONE;
     if (parent == ACTIONS_NONE) {
@@ -183,6 +273,7 @@ bool actions_hold(struct actions *actions, uint32_t index, const struct record_s
         actions->sample[action->last_sample].next = at;
     action->last_sample = at;
     action->samples++;
+    actions_touch(actions, index);
     return true;
 }
 
@@ -202,8 +293,52 @@ void actions_drop_samples(struct actions *actions, uint32_t index)
     actions->sample[action->last_sample].next = actions->samples_free;
     actions->samples_free = action->first_sample;
     actions->samples_used -= action->samples;
-    action->first_sample = action->last_sample = ACTIONS_NONE;
+    action->first_sample = action->last_sample = action->last_kept = ACTIONS_NONE;
     action->samples = 0;
+}
+
+/* A part of a list of samples. */
+struct run {
+    uint32_t first, last;
+};
+
+static struct run join(struct actions *actions, struct run a, struct run b)
+{
+    if (a.first == ACTIONS_NONE)
+        return b;
+    if (b.first == ACTIONS_NONE)
+        return a;
+    actions->sample[a.last].next = b.first;
+    return (struct run){a.first, b.last};
+}
+
+static struct run kept_run(const struct action *action)
+{
+    bool none = action->last_kept == ACTIONS_NONE;
+    return (struct run){none ? ACTIONS_NONE : action->first_sample, action->last_kept};
+}
+
+static struct run fresh_run(const struct actions *actions, uint32_t index)
+{
+    uint32_t first = actions_first_fresh(actions, index);
+    return (struct run){first, first == ACTIONS_NONE ? ACTIONS_NONE : actions->action[index].last_sample};
+}
+
+static void pass_samples(struct actions *actions, uint32_t from_index, uint32_t to_index)
+{
+    struct action *from = &actions->action[from_index], *to = &actions->action[to_index];
+    struct run fresh_from = fresh_run(actions, from_index), fresh_to = fresh_run(actions, to_index);
+    struct run kept = join(actions, kept_run(to), kept_run(from));
+    struct run all = join(actions, kept, join(actions, fresh_to, fresh_from));
+    actions->sample[all.last].next = ACTIONS_NONE;
+    to->first_sample = all.first;
+    to->last_sample = all.last;
+    to->last_kept = kept.last;
+    to->samples += from->samples;
+    from->first_sample = from->last_sample = from->last_kept = ACTIONS_NONE;
+    from->samples = 0;
+    if (fresh_from.first != ACTIONS_NONE)
+        actions_touch(actions, to_index);
 }
 
 /* Take an action out of its root's family. */
@@ -238,23 +373,15 @@ void actions_close_nested(struct actions *actions, uint32_t index)
 {
     struct action *action = &actions->action[index];
     uint32_t to = actions_enclosing(actions, index);
+    note_gone(actions, action);
     unhash(actions, index);
     if (action->ended)
         actions->ended--;
     action->closed = true;
-    if (to != ACTIONS_NONE && action->samples != 0) {
-        struct action *heir = &actions->action[to];
-        if (heir->last_sample == ACTIONS_NONE)
-            heir->first_sample = action->first_sample;
-        else
-            actions->sample[heir->last_sample].next = action->first_sample;
-        heir->last_sample = action->last_sample;
-        heir->samples += action->samples;
-        action->first_sample = action->last_sample = ACTIONS_NONE;
-        action->samples = 0;
-    } else {
+    if (to != ACTIONS_NONE && action->samples != 0)
+        pass_samples(actions, index, to);
+    else
         actions_drop_samples(actions, index);
-    }
     struct action *root = &actions->action[action->root];
     if (root->told < ACTIONS_NESTED_TOLD || is_parent(actions, index)) {
         root->told++;
@@ -267,6 +394,7 @@ void actions_close_nested(struct actions *actions, uint32_t index)
 void actions_forget_root(struct actions *actions, uint32_t index)
 {
     struct action *root = &actions->action[index];
+    note_gone(actions, root);
     unlink_root(actions, index);
     unhash(actions, index);
     if (root->ended)

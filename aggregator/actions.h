@@ -7,6 +7,12 @@
  * samples, until the root is closed, because the root's message tells of it.
  *
  * Bounded: ACTIONS_MOST actions, ACTIONS_SAMPLES_MOST samples. Everything is addressed by index.
+ *
+ * So that a checkpoint need only say what changed since the one before ("kept"): which actions of that time
+ * are gone, in the order in which they went, and of those that are open now the touched ones, each with the
+ * samples it got. An action's samples are one list, the kept ones first; when a nested action is closed its
+ * kept samples go to the end of the heir's kept ones, as they do when the closing is repeated on what the
+ * checkpoints say.
  */
 #ifndef AGGREGATOR_ACTIONS_H
 #define AGGREGATOR_ACTIONS_H
@@ -47,7 +53,22 @@ struct action {
     uint32_t older, newer;        /* of a root: neighbours in order of beginning */
     uint32_t bucket_next;
     uint32_t first_sample, last_sample, samples;
+    uint32_t last_kept; /* up to here its samples are kept; ACTIONS_NONE: none is */
+    uint64_t stamp;     /* no other action, now or later, has the same */
     bool used, ended, closed, folded;
+    bool kept;    /* known to the last checkpoint */
+    bool touched; /* changed since, and noted as such */
+};
+
+/** An action of the last checkpoint that is gone. */
+struct action_gone {
+    uint64_t serial;
+    uint32_t worker, pad;
+};
+
+struct action_touched {
+    uint64_t stamp;
+    uint32_t index, pad;
 };
 
 struct actions {
@@ -59,6 +80,12 @@ struct actions {
     uint32_t samples_used;
     uint32_t oldest, newest; /* roots */
     uint32_t ended;          /* how many have ended and are not closed */
+    uint64_t stamps;         /* given out */
+    struct action_gone *gone;
+    uint32_t gone_count, gone_room;
+    struct action_touched *touched;
+    uint32_t touched_count, touched_room;
+    bool untold; /* not all that changed could be noted: the next checkpoint must tell of everything */
     uint32_t bucket[ACTIONS_BUCKETS];
 };
 
@@ -78,6 +105,18 @@ bool actions_hold(struct actions *actions, uint32_t index, const struct record_s
 
 /** The nearest enclosing action that is still open, or ACTIONS_NONE. */
 uint32_t actions_enclosing(const struct actions *actions, uint32_t index);
+
+/** Note that an action has changed: that it ended, or that its samples are folded. */
+void actions_touch(struct actions *actions, uint32_t index);
+
+/** The action behind the i-th note of a touched one, or ACTIONS_NONE if it is gone. */
+uint32_t actions_touched(const struct actions *actions, uint32_t i);
+
+/** The first of an action's samples that are not kept, or ACTIONS_NONE. */
+uint32_t actions_first_fresh(const struct actions *actions, uint32_t index);
+
+/** All that is open is kept from now on; `whole`: although it may not have been noted as touched. */
+void actions_commit(struct actions *actions, bool whole);
 
 /** Drop the samples of an action. */
 void actions_drop_samples(struct actions *actions, uint32_t index);

@@ -9,46 +9,19 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "aggregator/checkpoint_piece.h"
 #include "aggregator/log.h"
 #include "aggregator/pack.h"
 #include "aggregator/store.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
+#include "shm/testpoint.h"
 
 enum {
-    CHECKPOINT_PARTS = 6, /* layout, counts, window ids, open window, workers, actions */
-    PIECE_PARTS = 3,      /* types, instructions, stacks */
-    WORKER_PARTS = 5,     /* head, page, rows, blocks, owners */
+    NAMES_PARTS = 3, /* types, instructions, stacks */
 };
-
-/* What a reader must agree on before it looks at raw structs: the checkpoint is for this build's eyes only.
- */
-struct layout {
-    uint32_t version, window_head, sums, totals, cell, action, sample, page, row;
-};
-static const struct layout layout = {
-    .version = 2,
-    .window_head = sizeof(struct window_head),
-    .sums = sizeof(struct window_sums),
-    .totals = sizeof(struct type_totals),
-    .cell = sizeof(struct cell),
-    .action = sizeof(struct action),
-    .sample = sizeof(struct held_sample),
-    .page = sizeof(struct taken_page),
-    .row = sizeof(struct taken_row),
-};
-
-struct counts {
-    uint64_t names_bytes, next_window, round, ever;
-    uint32_t types, instructions, stacks, next_number;
-};
-
-struct worker_head {
-    uint8_t uuid[16];
-    uint64_t position[SEGMENT_LANES];
-    uint64_t cpu_ns;
-    uint32_t number, rows, blocks, quarantined;
-};
+/* A chain this much longer than its first piece is begun anew, though no window was closed. */
+#define CHAIN_GROWTH (UINT64_C(4) << 20)
 
 static void path_in(const struct pool *pool, const char *name, char out[DIRECTORY_PATH_MAX])
 {
@@ -76,7 +49,7 @@ static void pack_names(msgpack_packer *packer, const struct names *names, uint32
 }
 
 /* Append what is new. The pool notes how far the log goes only when that is committed. */
-static int keep_names(struct pool *pool, struct counts *counts)
+static int keep_names(struct pool *pool, struct piece_counts *counts)
 {
     const struct merge *merge = &pool->merge;
     counts->names_bytes = pool->names_bytes;
@@ -90,7 +63,7 @@ static int keep_names(struct pool *pool, struct counts *counts)
     msgpack_packer packer;
     msgpack_sbuffer_init(&buffer);
     msgpack_packer_init(&packer, &buffer, msgpack_sbuffer_write);
-    msgpack_pack_array(&packer, PIECE_PARTS);
+    msgpack_pack_array(&packer, NAMES_PARTS);
     pack_names(&packer, &merge->types, pool->types_kept, counts->types);
     pack_names(&packer, &merge->instructions, pool->instructions_kept, counts->instructions);
     uint32_t nodes = counts->stacks - pool->stacks_kept;
@@ -122,11 +95,11 @@ static bool load_names(struct names *names, const msgpack_object *list, uint32_t
     return true;
 }
 
-static int load_piece(const char *data, size_t bytes, void *context)
+static int load_some_names(const char *data, size_t bytes, void *context)
 {
     struct pool *pool = context;
     struct pack_reader reader;
-    bool right = pack_open(&reader, data, bytes, PIECE_PARTS);
+    bool right = pack_open(&reader, data, bytes, NAMES_PARTS);
     size_t size = 0;
     const void *nodes = right ? pack_bin(&reader.part[2], sizeof(struct stack_node), &size) : NULL;
     right = nodes != NULL && load_names(&pool->merge.types, &reader.part[0], &pool->types_kept) &&
@@ -157,7 +130,7 @@ static int keep_windows(struct pool *pool)
         char path[DIRECTORY_PATH_MAX];
         msgpack_sbuffer_init(&buffer);
         msgpack_packer_init(&packer, &buffer, msgpack_sbuffer_write);
-        pack_window(&packer, window);
+        pack_window(&packer, window, false);
         window_path(pool, pool->next_window, path);
         int rc = store_write(path, buffer.data, buffer.size);
         msgpack_sbuffer_destroy(&buffer);
@@ -166,19 +139,6 @@ static int keep_windows(struct pool *pool)
         window->id = pool->next_window++;
     }
     return 0;
-}
-
-/* Does all that it mentions stand in the names log? */
-static bool fits(const struct pool *pool, const struct window *window)
-{
-    const struct profile *profile = &window->profile;
-    uint32_t types = names_count(&pool->merge.types), stacks = stacks_count(&pool->merge.stacks);
-    bool right = true;
-    for (uint32_t i = 0; i < profile->types && right; i++)
-        right = profile->type[i].type < types;
-    for (uint32_t i = 0; i < profile->cells && right; i++)
-        right = profile->cell[i].type < types && profile->cell[i].stack < stacks;
-    return right;
 }
 
 static int load_window(struct pool *pool, uint64_t id)
@@ -195,7 +155,7 @@ static int load_window(struct pool *pool, uint64_t id)
         window = unpack_window(&reader.object);
     pack_close(&reader);
     free(data);
-    if (window == NULL || !fits(pool, window)) {
+    if (window == NULL || !piece_fits(pool, window)) {
         window_put(window);
         return fault(EBADMSG, "%s", path);
     }
@@ -204,197 +164,86 @@ static int load_window(struct pool *pool, uint64_t id)
     return 0;
 }
 
-/* ---- workers ----------------------------------------------------------------------------------------- */
+/* ---- writing ------------------------------------------------------------------------------------------- */
 
-static void pack_worker(msgpack_packer *packer, const struct worker *worker)
+static int write_piece(struct pool *pool, const struct piece_counts *counts, bool whole)
 {
-    const struct taken *taken = &worker->taken;
-    struct worker_head head = {
-        .cpu_ns = worker->cpu_ns,
-        .number = worker->number,
-        .rows = taken->rows,
-        .blocks = taken->blocks,
-        .quarantined = worker->quarantined,
-    };
-    memcpy(head.uuid, worker->header.uuid, sizeof head.uuid);
-    memcpy(head.position, worker->position, sizeof head.position);
-    msgpack_pack_array(packer, WORKER_PARTS);
-    pack_raw(packer, &head, sizeof head);
-    pack_raw(packer, &taken->page, sizeof taken->page);
-    pack_raw(packer, taken->row, taken->rows * sizeof *taken->row);
-    pack_raw(packer, taken->block, taken->blocks * sizeof *taken->block);
-    pack_raw(packer, taken->block_owner, taken->blocks * sizeof *taken->block_owner);
-}
-
-static void pack_workers(msgpack_packer *packer, const struct pool *pool)
-{
-    uint32_t count = 0;
-    for (const struct worker *worker = pool->workers; worker != NULL; worker = worker->next)
-        count++;
-    msgpack_pack_array(packer, count);
-    /* Quarantined ones too: what was merged of them until then must not be merged again. */
-    for (const struct worker *worker = pool->workers; worker != NULL; worker = worker->next)
-        pack_worker(packer, worker);
-}
-
-static bool load_worker(struct pool *pool, const msgpack_object *object)
-{
-    if (object->type != MSGPACK_OBJECT_ARRAY || object->via.array.size != WORKER_PARTS)
-        return false;
-    const msgpack_object *part = object->via.array.ptr;
-    struct worker_head head;
-    size_t rows, blocks, owners;
-    const void *row = pack_bin(&part[2], sizeof(struct taken_row), &rows);
-    const void *block = pack_bin(&part[3], sizeof(uint32_t[HISTOGRAM_SUB]), &blocks);
-    const void *owner = pack_bin(&part[4], sizeof(uint16_t), &owners);
-    struct known_worker *known = calloc(1, sizeof *known);
-    if (known == NULL || row == NULL || block == NULL || owner == NULL ||
-        !pack_struct(&part[0], &head, sizeof head) ||
-        !pack_struct(&part[1], &known->taken.page, sizeof known->taken.page) || rows != head.rows ||
-        blocks != head.blocks || owners != blocks || rows > COUNTER_TYPES || blocks > HISTOGRAM_BLOCKS ||
-        taken_reserve(&known->taken, head.rows, head.blocks) != 0) {
-        free(known);
-        return false;
-    }
-    memcpy(known->uuid, head.uuid, sizeof known->uuid);
-    memcpy(known->position, head.position, sizeof known->position);
-    known->number = head.number;
-    known->cpu_ns = head.cpu_ns;
-    known->quarantined = head.quarantined != 0;
-    if (rows != 0)
-        memcpy(known->taken.row, row, rows * sizeof(struct taken_row));
-    if (blocks != 0) {
-        memcpy(known->taken.block, block, blocks * sizeof(uint32_t[HISTOGRAM_SUB]));
-        memcpy(known->taken.block_owner, owner, blocks * sizeof(uint16_t));
-    }
-    known->next = pool->known;
-    pool->known = known;
-    return true;
-}
-
-/* ---- open actions ------------------------------------------------------------------------------------ */
-
-static void pack_action(msgpack_packer *packer, const struct actions *actions, uint32_t index)
-{
-    const struct action *action = &actions->action[index];
-    pack_raw(packer, action, sizeof *action);
-    msgpack_pack_bin(packer, action->samples * sizeof(struct held_sample));
-    for (uint32_t s = action->first_sample; s != ACTIONS_NONE; s = actions->sample[s].next)
-        msgpack_pack_bin_body(packer, &actions->sample[s], sizeof actions->sample[s]);
-}
-
-/* Roots in order, each followed by its open nested actions. Closed ones have passed their samples on. */
-static void pack_actions(msgpack_packer *packer, const struct actions *actions)
-{
-    uint32_t count = 0;
-    for (uint32_t root = actions->oldest; root != ACTIONS_NONE; root = actions->action[root].newer) {
-        count++;
-        for (uint32_t at = actions->action[root].family; at != ACTIONS_NONE; at = actions->action[at].sibling)
-            count += !actions->action[at].closed;
-    }
-    msgpack_pack_array(packer, 2 * count);
-    for (uint32_t root = actions->oldest; root != ACTIONS_NONE; root = actions->action[root].newer) {
-        pack_action(packer, actions, root);
-        for (uint32_t at = actions->action[root].family; at != ACTIONS_NONE; at = actions->action[at].sibling)
-            if (!actions->action[at].closed)
-                pack_action(packer, actions, at);
-    }
-}
-
-static bool load_action(struct merge *merge, const msgpack_object *part)
-{
-    struct actions *actions = &merge->actions;
-    struct action kept;
-    size_t count;
-    const void *samples = pack_bin(&part[1], sizeof(struct held_sample), &count);
-    if (samples == NULL || !pack_struct(&part[0], &kept, sizeof kept) ||
-        kept.type >= names_count(&merge->types) ||
-        actions_find(actions, kept.worker, kept.begin.action_serial) != ACTIONS_NONE)
-        return false;
-    uint32_t index = actions_begin(actions, kept.worker, kept.type, &kept.begin);
-    if (index == ACTIONS_NONE)
-        return false;
-    struct action *action = &actions->action[index];
-    action->folded = kept.folded;
-    action->ended = kept.ended;
-    action->ended_round = kept.ended_round;
-    action->end = kept.end;
-    actions->ended += kept.ended;
-    for (size_t i = 0; i < count; i++) {
-        struct held_sample held;
-        memcpy(&held, (const char *)samples + i * sizeof held, sizeof held);
-        struct record_sample sample = {
-            .time_ns = held.time_ns,
-            .action_serial = held.serial,
-            .state = held.state,
-            .wall_ns = held.wall_ns,
-            .cpu_ns = held.cpu_ns,
-        };
-        if (held.state >= SAMPLE_STATES || held.stack >= stacks_count(&merge->stacks) ||
-            !actions_hold(actions, index, &sample, held.stack))
-            return false;
-    }
-    return true;
-}
-
-/* ---- the whole --------------------------------------------------------------------------------------- */
-
-static int write_whole(struct pool *pool, struct counts *counts)
-{
-    msgpack_sbuffer buffer;
-    msgpack_packer packer;
-    msgpack_sbuffer_init(&buffer);
-    msgpack_packer_init(&packer, &buffer, msgpack_sbuffer_write);
-    counts->next_window = pool->next_window;
-    counts->round = pool->merge.round;
-    counts->ever = pool->ever;
-    counts->next_number = pool->next_number;
-    msgpack_pack_array(&packer, CHECKPOINT_PARTS);
-    pack_raw(&packer, &layout, sizeof layout);
-    pack_raw(&packer, counts, sizeof *counts);
-    msgpack_pack_array(&packer, pool->windows.count);
-    for (uint32_t i = 0; i < pool->windows.count; i++)
-        msgpack_pack_uint64(&packer, pool->windows.closed[i]->id);
-    pack_window(&packer, pool->merge.open);
-    pack_workers(&packer, pool);
-    pack_actions(&packer, &pool->merge.actions);
     char path[DIRECTORY_PATH_MAX];
+    msgpack_sbuffer buffer;
+    msgpack_sbuffer_init(&buffer);
+    piece_pack(&buffer, pool, counts, whole);
     path_in(pool, "checkpoint", path);
-    int rc = store_write(path, buffer.data, buffer.size);
+    int rc = whole ? store_chain_begin(&pool->chain, path, buffer.data, buffer.size)
+                   : store_chain_append(&pool->chain, buffer.data, buffer.size);
     pool->checkpoint_bytes = buffer.size;
+    if (rc == 0 && whole)
+        pool->whole_bytes = buffer.size;
     msgpack_sbuffer_destroy(&buffer);
     return rc;
+}
+
+static bool wants_whole(const struct pool *pool)
+{
+    return pool->whole || store_chain_lost(&pool->chain) || pool->merge.actions.untold ||
+           pool->chain.bytes > 2 * pool->whole_bytes + CHAIN_GROWTH;
+}
+
+static void drop_windows(struct pool *pool)
+{
+    for (unsigned i = 0; i < pool->dropped_windows; i++) {
+        char path[DIRECTORY_PATH_MAX];
+        window_path(pool, pool->dropped_window[i], path);
+        unlink(path);
+        TESTPOINT(
+            "window-unlinked"); /* The next life sees fewer files; its checkpoint mentions none of them. */
+    }
+    pool->dropped_windows = 0;
+}
+
+/* All that a death may come between, in the order that checkpoint.h promises. */
+static int commit(struct pool *pool, bool whole)
+{
+    struct piece_counts counts = {0};
+    int rc = keep_names(pool, &counts);
+    if (rc == 0)
+        rc = keep_windows(pool);
+    counts.next_window = pool->next_window;
+    counts.round = pool->merge.round;
+    counts.ever = pool->ever;
+    counts.next_number = pool->next_number;
+#ifdef POM_BREAK_HEAD_BEFORE_CHECKPOINT
+    pool_store_heads(pool);
+#endif
+    if (rc == 0)
+        rc = write_piece(pool, &counts, whole);
+    if (rc != 0)
+        return rc;
+    TESTPOINT("piece-committed"); /* The next life begins here; workers still see the heads of before. */
+    pool->names_bytes = counts.names_bytes;
+    pool->types_kept = counts.types;
+    pool->instructions_kept = counts.instructions;
+    pool->stacks_kept = counts.stacks;
+    return 0;
 }
 
 int checkpoint_write(struct pool *pool)
 {
     uint64_t began = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
-    struct counts counts = {0};
-    int rc = keep_names(pool, &counts);
-    if (rc == 0)
-        rc = keep_windows(pool);
-    if (rc == 0)
-        rc = write_whole(pool, &counts);
+    bool whole = wants_whole(pool);
+    int rc = commit(pool, whole);
     if (rc != 0) {
         if (!pool->checkpoint_failed)
             log_line("pool %s: no checkpoint, it is tried again: %s", pool->source, fault_text());
         pool->checkpoint_failed = true;
         return rc;
     }
-    pool->checkpoint_failed = false;
-    pool->names_bytes = counts.names_bytes;
-    pool->types_kept = counts.types;
-    pool->instructions_kept = counts.instructions;
-    pool->stacks_kept = counts.stacks;
-    for (unsigned i = 0; i < pool->dropped_windows; i++) {
-        char path[DIRECTORY_PATH_MAX];
-        window_path(pool, pool->dropped_window[i], path);
-        unlink(path);
-    }
-    pool->dropped_windows = 0;
-    pool->dirty = false;
+    pool->checkpoint_failed = pool->whole = pool->dirty = false;
+    piece_commit(pool, whole);
+    drop_windows(pool);
     pool_after_checkpoint(pool);
-    pool->checkpoint_cost_ns = clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - began;
+    /* Smoothed, because a whole one now and then is dearer than the others. */
+    uint64_t cost = clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - began;
+    pool->checkpoint_cost_ns = (7 * pool->checkpoint_cost_ns + cost) / 8;
     return 0;
 }
 
@@ -405,8 +254,10 @@ void checkpoint_renew(struct pool *pool)
     for (uint32_t i = 0; i < pool->windows.count; i++)
         pool->windows.closed[i]->id = 0;
     pool->dropped_windows = 0;
-    pool->dirty = true;
+    pool->dirty = pool->whole = true;
 }
+
+/* ---- loading ------------------------------------------------------------------------------------------- */
 
 /* Windows whose removal a death came before, or that no checkpoint mentions any more. */
 static void sweep_windows(const struct pool *pool)
@@ -428,44 +279,71 @@ static void sweep_windows(const struct pool *pool)
     closedir(directory);
 }
 
-static int load_parts(struct pool *pool, const msgpack_object *part)
+/* How far the chain goes, and what its last piece counts. */
+static int survey(const char *data, size_t bytes, struct piece_counts *last)
 {
-    struct layout there;
-    struct counts counts;
-    if (!pack_struct(&part[0], &there, sizeof there) || memcmp(&there, &layout, sizeof layout) != 0)
-        return fault(EBADMSG, "the checkpoint is of another version");
-    if (!pack_struct(&part[1], &counts, sizeof counts) || part[2].type != MSGPACK_OBJECT_ARRAY ||
-        part[2].via.array.size > WINDOWS_MOST || part[4].type != MSGPACK_OBJECT_ARRAY ||
-        part[5].type != MSGPACK_OBJECT_ARRAY || part[5].via.array.size % 2 != 0)
-        return fault(EBADMSG, "the checkpoint does not add up");
+    struct store_cursor cursor = {.data = data, .bytes = bytes};
+    const char *content;
+    size_t size;
+    int pieces = 0;
+    while (store_chain_next(&cursor, &content, &size)) {
+        struct piece piece;
+        int rc = piece_open(&piece, content, size);
+        if (rc == 0)
+            *last = piece.counts;
+        piece_close(&piece);
+        if (rc != 0)
+            return rc;
+        pieces++;
+    }
+    if (pieces == 0)
+        return fault(EBADMSG, "the checkpoint is damaged");
+    /* What is behind a damaged piece is lost; counters are absolute, and heads tell how much of the lanes was
+     * read. */
+    if (store_chain_damaged(&cursor))
+        log_line("a checkpoint is damaged behind its piece %d: what was committed later is forgotten",
+                 pieces);
+    return pieces;
+}
+
+static int load_names_log(struct pool *pool, const struct piece_counts *last)
+{
     char path[DIRECTORY_PATH_MAX];
     path_in(pool, "names", path);
-    int rc = store_replay(path, counts.names_bytes, load_piece, pool);
-    if (rc != 0)
-        return rc;
-    pool->names_bytes = counts.names_bytes;
-    pool->next_window = counts.next_window;
-    pool->next_number = counts.next_number;
-    pool->merge.round = counts.round;
-    pool->ever = counts.ever;
-    for (uint32_t i = 0; i < part[2].via.array.size && rc == 0; i++)
-        rc = load_window(pool, part[2].via.array.ptr[i].via.u64);
-    struct window *open = rc == 0 ? unpack_window(&part[3]) : NULL;
-    if (open == NULL || !fits(pool, open)) {
-        window_put(open);
-        return rc != 0 ? rc : fault(EBADMSG, "its open window does not add up");
+    int rc = store_replay(path, last->names_bytes, load_some_names, pool);
+    pool->names_bytes = last->names_bytes;
+    return rc;
+}
+
+static int load_windows(struct pool *pool, const struct piece *whole)
+{
+    uint64_t id[WINDOWS_MOST];
+    uint32_t count = piece_windows(whole, id);
+    int rc = 0;
+    for (uint32_t i = 0; i < count && rc == 0; i++)
+        rc = load_window(pool, id[i]);
+    return rc;
+}
+
+static int replay(struct pool *pool, const char *data, size_t bytes, int pieces)
+{
+    struct store_cursor cursor = {.data = data, .bytes = bytes};
+    const char *content;
+    size_t size;
+    int rc = 0;
+    for (int i = 0; i < pieces && rc == 0 && store_chain_next(&cursor, &content, &size); i++) {
+        struct piece piece;
+        rc = piece_open(&piece, content, size);
+        if (rc == 0 && i == 0)
+            rc = load_windows(pool, &piece);
+        if (rc == 0)
+            rc = piece_apply(pool, &piece);
+        piece_close(&piece);
     }
-    window_put(pool->merge.open);
-    pool->merge.open = open;
-    pool->cycle_base = open->sums;
-    pool->own_cpu_ns = open->sums.sampler_cpu_ns + open->sums.hook_cpu_ns;
-    for (uint32_t i = 0; i < part[4].via.array.size; i++)
-        if (!load_worker(pool, &part[4].via.array.ptr[i]))
-            return fault(EBADMSG, "its workers do not add up");
-    for (uint32_t i = 0; i < part[5].via.array.size; i += 2)
-        if (!load_action(&pool->merge, &part[5].via.array.ptr[i]))
-            return fault(EBADMSG, "its open actions do not add up");
-    return 0;
+    pool->known_last = NULL;
+    if (rc == 0 && !piece_fits(pool, pool->merge.open))
+        rc = fault(EBADMSG, "its open window does not add up");
+    return rc;
 }
 
 /* Latencies seen before the restart, so that slow and typical are told apart at once. */
@@ -483,23 +361,26 @@ int checkpoint_load(struct pool *pool)
     char path[DIRECTORY_PATH_MAX], *data;
     size_t bytes;
     path_in(pool, "checkpoint", path);
-    int rc = store_read(path, &data, &bytes);
+    pool->whole = true; /* nothing is appended to what another life wrote */
+    int rc = store_chain_read(path, &data, &bytes);
     if (rc == -ENOENT)
         return 0;
     if (rc != 0)
         return rc;
-    struct pack_reader reader;
-    if (pack_open(&reader, data, bytes, CHECKPOINT_PARTS))
-        rc = load_parts(pool, reader.part);
-    else
-        rc = fault(EBADMSG, "%s", path);
-    pack_close(&reader);
+    struct piece_counts last = {0};
+    int pieces = survey(data, bytes, &last);
+    rc = pieces < 0 ? pieces : load_names_log(pool, &last);
+    if (rc == 0)
+        rc = replay(pool, data, bytes, pieces);
     free(data);
-    if (rc == 0) {
-        recall_latencies(pool);
-        sweep_windows(pool);
-    }
-    return rc;
+    if (rc != 0)
+        return rc;
+    const struct window_sums *sums = &pool->merge.open->sums;
+    pool->cycle_base = *sums;
+    pool->own_cpu_ns = sums->sampler_cpu_ns + sums->hook_cpu_ns;
+    recall_latencies(pool);
+    sweep_windows(pool);
+    return 0;
 }
 
 void checkpoint_forget(struct pool *pool)
@@ -513,7 +394,7 @@ void checkpoint_forget(struct pool *pool)
         taken_close(&known->taken);
         free(known);
     }
-    pool->known = NULL;
+    pool->known = pool->known_last = NULL;
     windows_free(&pool->windows);
     sweep_windows(pool);
     struct merge fresh;

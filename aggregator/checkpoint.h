@@ -2,15 +2,18 @@
  * Checkpoint: a pool's merged state, so that the aggregator may be killed at any instant and nothing is lost
  * or counted twice.
  *
- *   <pool>/checkpoint    the one commit point (written aside, renamed): lane positions and counters taken
- *                        of each worker, the open window, open actions with their samples, which
- *                        closed windows belong to it, how much of the names log is valid
- *   <pool>/window-<id>   a closed window, written once
- *   <pool>/names         types, instructions and stacks in order of their ids; only ever appended to
+ *   <pool>/checkpoint    a chain of pieces. The first tells of everything: lane positions and counters taken
+ * of each worker, the open window, open actions with their samples, which closed windows belong to it. Each
+ * later one, written once a cycle, tells only what changed: see checkpoint_piece.h. <pool>/window-<id>   a
+ * closed window, written once <pool>/names         types, instructions and stacks in order of their ids; only
+ * ever appended to. How much of it is valid stands in the chain's last piece.
  *
- * Files are written before the checkpoint that mentions them and removed after the first that does not. Lane
- * heads are stored and finished segments removed only after the rename. Content is msgpack with a CRC; a file
- * that does not check out is refused whole.
+ * The one commit is the piece: a first one by being renamed into place, a later one by the last of its bytes,
+ * since a piece without all its bytes is none. The chain is begun anew when a window has been closed, after a
+ * restart, and when it has become long. Files are written before the piece that mentions them and removed
+ * after the first chain that does not. Lane heads are stored and finished segments removed only after the
+ * commit. On a restart the chain is the authority, not the heads. Content has a CRC: a tail that a death left
+ * behind is ignored, a file that is damaged otherwise is refused.
  */
 #ifndef AGGREGATOR_CHECKPOINT_H
 #define AGGREGATOR_CHECKPOINT_H

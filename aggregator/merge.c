@@ -141,6 +141,7 @@ static void fold_family(struct merge *merge, uint32_t root)
         }
         actions_drop_samples(actions, index);
         member->folded = true;
+        actions_touch(actions, index);
         index = index == root ? member->family : member->sibling;
     }
     merge->open->sums.folded++;
@@ -175,6 +176,7 @@ void merge_end(struct merge *merge, uint32_t worker, uint32_t type, const struct
     action->end = *end;
     action->type = type;
     merge->actions.ended++;
+    actions_touch(&merge->actions, index);
 }
 
 static void add_outside(struct merge *merge, uint32_t stack, const struct record_sample *sample)

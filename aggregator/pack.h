@@ -21,7 +21,8 @@ struct window_head {
     struct window_sums sums;
 };
 
-/** A whole msgpack text whose outermost object is an array of so many parts. */
+/** A whole msgpack text whose outermost object is an array of so many parts. Its bytes are looked over before
+ * they are unpacked, so that what is allocated is bounded by their number. */
 struct pack_reader {
     msgpack_unpacked unpacked;
     msgpack_object object;
@@ -40,9 +41,14 @@ bool pack_struct(const msgpack_object *object, void *out, size_t bytes);
 
 void pack_raw(msgpack_packer *packer, const void *data, size_t bytes);
 
-void pack_window(msgpack_packer *packer, const struct window *window);
+/** All of a window, or what was touched since window_commit. */
+void pack_window(msgpack_packer *packer, const struct window *window, bool touched_only);
 
 /** A new window, or NULL if it does not add up. */
 struct window *unpack_window(const msgpack_object *object);
+
+/** Put what was packed into a window, in place of what it says of the same things. False if it does not add
+ * up: then the window is worth nothing any more. */
+bool unpack_into_window(struct window *window, const msgpack_object *object);
 
 #endif

@@ -16,6 +16,7 @@
 #include "aggregator/log.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
+#include "shm/testpoint.h"
 
 /* ---- limits ------------------------------------------------------------------------------------------- */
 
@@ -145,6 +146,18 @@ static bool adopt(struct pool *pool, struct worker *worker)
     return false;
 }
 
+/* Workers of the checkpoint whose segment is gone: an earlier life had removed it, or its tmpfs is new. */
+static void forget_unfound(struct pool *pool)
+{
+    for (struct known_worker *known = pool->known, *next; known != NULL; known = next) {
+        next = known->next;
+        merge_forget_worker(&pool->merge, known->number);
+        taken_close(&known->taken);
+        free(known);
+    }
+    pool->known = NULL;
+}
+
 static void find_worker(struct pool *pool, const char *path, const char *name)
 {
     struct worker *worker;
@@ -156,11 +169,16 @@ static void find_worker(struct pool *pool, const char *path, const char *name)
         return;
     }
     pool->want_told = false;
-    if (!adopt(pool, worker)) {
+    if (adopt(pool, worker)) {
+        rc = worker->quarantined ? 0 : worker_catch_up(worker);
+        if (rc > 0)
+            log_line("pool %s: of process %d more was read than any checkpoint holds: that part is lost",
+                     pool->source, worker->header.pid);
+    } else {
         pool->next_number++;
         rc = worker_begin_at_heads(worker);
     }
-    if (rc != 0) {
+    if (rc < 0) {
         refuse(pool, name, rc);
         worker_close(worker);
         return;
@@ -259,8 +277,11 @@ void pool_scan(struct pool *pool, bool force)
         if (pool->budget_state.cycles == 0)
             first_limits(pool);
     }
-    if (changed(pool->rings, &pool->rings_seen, force))
+    if (changed(pool->rings, &pool->rings_seen, force)) {
         scan_rings(pool);
+        if (pool->known != NULL && !pool->rescan)
+            forget_unfound(pool);
+    }
 }
 
 static void take_requests(struct pool *pool)
@@ -298,18 +319,6 @@ void pool_let_go(struct pool *pool, uint64_t now_ns, double linger_s)
         take_requests(pool);
 }
 
-/* Workers of the checkpoint whose segment is gone: an earlier life had removed it, or its tmpfs is new. */
-static void forget_unfound(struct pool *pool)
-{
-    for (struct known_worker *known = pool->known, *next; known != NULL; known = next) {
-        next = known->next;
-        merge_forget_worker(&pool->merge, known->number);
-        taken_close(&known->taken);
-        free(known);
-    }
-    pool->known = NULL;
-}
-
 /* ---- opening and closing ----------------------------------------------------------------------------- */
 
 int pool_open(struct pool **out, const char *directory, const char *name, const struct config *config)
@@ -320,6 +329,7 @@ int pool_open(struct pool **out, const char *directory, const char *name, const 
     pool->config = config;
     pool->next_number = 1;
     pool->next_window = 1;
+    pool->chain.fd = -1;
     struct stat st = {0};
     uint64_t now = clock_monotonic_ns();
     int rc = directory_parse_pool(name, &pool->uid, pool->source);
@@ -354,7 +364,6 @@ int pool_open(struct pool **out, const char *directory, const char *name, const 
         first_limits(pool);
     pool_heartbeat(pool, now);
     pool_scan(pool, true);
-    forget_unfound(pool);
     *out = pool;
     return 0;
 }
@@ -368,6 +377,7 @@ void pool_close(struct pool *pool)
     }
     forget_unfound(pool);
     requests_close(&pool->requests);
+    store_chain_close(&pool->chain);
     windows_free(&pool->windows);
     merge_close(&pool->merge);
     pages_close(&pool->pages);
@@ -501,6 +511,7 @@ static void close_window(struct pool *pool, uint64_t now_ns)
     memset(&pool->cycle_base, 0, sizeof pool->cycle_base);
     pool->own_cpu_ns = 0;
     merge_fade(&pool->merge);
+    pool->whole = true;
     windows_publish(&pool->windows, NULL);
     pool->dirty = true;
 }
@@ -534,16 +545,25 @@ int pool_publish(struct pool *pool, uint64_t now_ns)
 
 /* ---- the end of workers and of the pool -------------------------------------------------------------- */
 
+void pool_store_heads(struct pool *pool)
+{
+    for (struct worker *worker = pool->workers; worker != NULL; worker = worker->next)
+        worker_store_heads(worker);
+}
+
 void pool_after_checkpoint(struct pool *pool)
 {
+    pool_store_heads(pool);
+    TESTPOINT("heads-stored"); /* Workers see room in their lanes; the next life is told of no more than was
+                                  committed. */
     for (struct worker **link = &pool->workers; *link != NULL;) {
         struct worker *worker = *link;
-        worker_store_heads(worker);
         if (!worker->final) {
             link = &worker->next;
             continue;
         }
         unlink(worker->path);
+        TESTPOINT("segment-unlinked"); /* The next life does not find it, though its checkpoint knows it. */
         *link = worker->next;
         worker_close(worker);
     }

@@ -18,6 +18,7 @@
 #include "aggregator/merge.h"
 #include "aggregator/pages.h"
 #include "aggregator/requests.h"
+#include "aggregator/store.h"
 #include "aggregator/windows.h"
 #include "aggregator/workers.h"
 #include "shm/directory.h"
@@ -55,6 +56,8 @@ struct pool {
     struct windows windows;
     struct worker *workers;
     struct known_worker *known;
+    struct known_worker **known_end,
+        *known_last; /* while the checkpoint is read: its end, and who was looked for last */
     uint32_t next_number;
     unsigned attached; /* alive workers */
     uint64_t ever;     /* workers that were found */
@@ -83,14 +86,18 @@ struct pool {
     struct window_sums cycle_base; /* sums of the open window when the cycle began */
 
     /* the checkpoint */
-    uint64_t names_bytes;                                /* how long the committed part of the names log is */
+    struct store_chain chain;
+    bool whole;           /* the next one tells of everything and begins a new chain */
+    uint64_t names_bytes; /* how long the committed part of the names log is */
     uint32_t types_kept, instructions_kept, stacks_kept; /* how much of the tables stands in it */
     uint64_t next_window;
     uint64_t dropped_window[POOL_DROPPED_MOST];
     unsigned dropped_windows;
     bool dirty; /* something changed since */
-    uint64_t checkpoint_at_ns, checkpoint_cost_ns, checkpoint_bytes;
-    bool checkpoint_failed; /* told once */
+    uint64_t checkpoint_at_ns, checkpoint_cost_ns;
+    uint64_t checkpoint_bytes; /* written by the last one */
+    uint64_t whole_bytes;      /* of the chain's first piece */
+    bool checkpoint_failed;    /* told once */
 };
 
 /**
@@ -128,6 +135,9 @@ int pool_publish(struct pool *pool, uint64_t now_ns);
 
 /** The worker with this number, or NULL. */
 const struct worker *pool_worker(const struct pool *pool, uint32_t number);
+
+/** Tell workers how far their lanes were read: only what a committed checkpoint holds. */
+void pool_store_heads(struct pool *pool);
 
 /** After a committed checkpoint: store heads, remove what is finished. */
 void pool_after_checkpoint(struct pool *pool);

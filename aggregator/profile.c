@@ -14,8 +14,14 @@ void profile_close(struct profile *profile)
     free(profile->type);
     free(profile->type_index);
     free(profile->cell);
+    free(profile->cells_touched);
     free(profile->slots);
     memset(profile, 0, sizeof *profile);
+}
+
+static size_t words_of(uint32_t bits)
+{
+    return ((size_t)bits + 63) / 64;
 }
 
 void profile_clear(struct profile *profile)
@@ -26,6 +32,8 @@ void profile_clear(struct profile *profile)
         memset(profile->type_index, 0, profile->type_index_room * sizeof *profile->type_index);
     if (profile->slots != NULL)
         memset(profile->slots, 0, ((size_t)profile->slot_mask + 1) * sizeof *profile->slots);
+    if (profile->cells_touched != NULL)
+        memset(profile->cells_touched, 0, words_of(profile->cells_room) * sizeof *profile->cells_touched);
     profile->types = 0;
     profile->cells = 0;
     profile->folded = 0;
@@ -52,8 +60,10 @@ struct type_totals *profile_type(struct profile *profile, uint32_t type)
     if (!index_type(profile, type))
         return NULL;
     uint32_t known = profile->type_index[type];
-    if (known != 0)
+    if (known != 0) {
+        profile->type[known - 1].touched = 1;
         return &profile->type[known - 1];
+    }
     if (profile->types == profile->types_room) {
         uint32_t room = profile->types_room == 0 ? 16 : profile->types_room * 2;
         struct type_totals *totals = realloc(profile->type, room * sizeof *totals);
@@ -65,6 +75,7 @@ struct type_totals *profile_type(struct profile *profile, uint32_t type)
     struct type_totals *totals = &profile->type[profile->types++];
     memset(totals, 0, sizeof *totals);
     totals->type = type;
+    totals->touched = 1;
     profile->type_index[type] = profile->types;
     return totals;
 }
@@ -88,6 +99,12 @@ static bool grow_cells(struct profile *profile)
     if (cell == NULL)
         return false;
     profile->cell = cell;
+    uint64_t *touched = realloc(profile->cells_touched, words_of(room) * sizeof *touched);
+    if (touched == NULL)
+        return false;
+    profile->cells_touched = touched;
+    memset(touched + words_of(profile->cells_room), 0,
+           (words_of(room) - words_of(profile->cells_room)) * sizeof *touched);
     uint32_t slots = room * 2;
     uint32_t *fresh = calloc(slots, sizeof *fresh);
     if (fresh == NULL)
@@ -141,6 +158,8 @@ void profile_add_sample(struct profile *profile, uint32_t type, uint32_t stack, 
     struct cell *cell = cell_or_rest(profile, type, stack, samples);
     if (cell == NULL)
         return;
+    size_t index = (size_t)(cell - profile->cell);
+    profile->cells_touched[index / 64] |= UINT64_C(1) << (index % 64);
     cell->samples += samples;
     cell->wall[state] += wall_ns;
     cell->cpu += cpu_ns;
@@ -148,6 +167,19 @@ void profile_add_sample(struct profile *profile, uint32_t type, uint32_t stack, 
         cell->slow[state] += (float)wall_ns;
     else if (class == CLASS_TYPICAL)
         cell->typical += (float)wall_ns;
+}
+
+struct cell *profile_cell(struct profile *profile, uint32_t type, uint32_t stack)
+{
+    return cell_of(profile, type, stack, stack == 0 ? 2 * PROFILE_CELLS_MOST : PROFILE_CELLS_MOST);
+}
+
+void profile_commit(struct profile *profile)
+{
+    for (uint32_t i = 0; i < profile->types; i++)
+        profile->type[i].touched = 0;
+    if (profile->cells_touched != NULL)
+        memset(profile->cells_touched, 0, words_of(profile->cells) * sizeof *profile->cells_touched);
 }
 
 static double factor_of(const struct type_totals *totals)

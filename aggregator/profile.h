@@ -41,7 +41,7 @@ struct cell {
 struct type_totals {
     uint32_t type;
     uint32_t slow, typical; /* profiled actions of each class */
-    uint32_t pad;
+    uint32_t touched;       /* 1: perhaps changed since profile_commit */
     /* exact, of every ended action */
     uint64_t count, errors, profiled, latency_sum_ns, latency_max_ns;
     struct histogram histogram;
@@ -60,14 +60,15 @@ struct profile {
     uint32_t type_index_room;
     struct cell *cell;
     uint32_t cells, cells_room;
-    uint32_t *slots; /* open addressing: cell + 1 */
+    uint64_t *cells_touched; /* a bit a cell: changed since profile_commit */
+    uint32_t *slots;         /* open addressing: cell + 1 */
     uint32_t slot_mask;
     uint64_t folded; /* samples that found no cell of their own */
 };
 
 void profile_close(struct profile *profile);
 
-/** The totals of a type, added if need be. NULL without memory. Valid until the next call. */
+/** The totals of a type, added if need be, to be changed. NULL without memory. Valid until the next call. */
 struct type_totals *profile_type(struct profile *profile, uint32_t type);
 
 /** The same, NULL if it is not there. */
@@ -76,6 +77,18 @@ const struct type_totals *profile_find_type(const struct profile *profile, uint3
 /** Add `samples` samples of one stack. */
 void profile_add_sample(struct profile *profile, uint32_t type, uint32_t stack, enum sample_state state,
                         double wall_ns, double cpu_ns, enum profile_class class, uint32_t samples);
+
+/** The cell of just this type and stack, added if need be; NULL without memory or past the bound. */
+struct cell *profile_cell(struct profile *profile, uint32_t type, uint32_t stack);
+
+/** Has a sample been added to this cell since profile_commit? */
+static inline bool profile_cell_touched(const struct profile *profile, uint32_t index)
+{
+    return profile->cells_touched[index / 64] >> (index % 64) & 1;
+}
+
+/** What is here has been kept: from now on only what changes is touched. */
+void profile_commit(struct profile *profile);
 
 /** Scale each type's sampled part to its exact count of ended actions. Once, when the profile is complete. */
 void profile_rescale(struct profile *profile);

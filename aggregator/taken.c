@@ -48,6 +48,13 @@ int taken_reserve(struct taken *taken, uint32_t rows, uint32_t blocks)
     return 0;
 }
 
+void taken_commit(struct taken *taken)
+{
+    taken->page_kept = taken->page;
+    memset(taken->rows_touched, 0, sizeof taken->rows_touched);
+    memset(taken->blocks_touched, 0, sizeof taken->blocks_touched);
+}
+
 uint64_t taken_word(uint64_t *word, uint64_t now, int *rc)
 {
     if (now < *word) {
@@ -67,6 +74,7 @@ static int take_block(struct taken *taken, struct merge *merge, struct type_tota
     if (number > taken->blocks || (taken->block_owner[index] != 0 && taken->block_owner[index] != owner))
         return fault(EPROTO, "histogram block %u is not the row's", number);
     taken->block_owner[index] = owner;
+    taken->blocks_touched[index / 64] |= UINT64_C(1) << (index % 64);
     for (uint32_t sub = 0; sub < HISTOGRAM_SUB; sub++) {
         uint32_t value = atomic_load_explicit(&now->bucket[sub], memory_order_relaxed);
         uint32_t *last = &taken->block[index][sub];
@@ -109,6 +117,7 @@ int taken_row(struct taken *taken, struct merge *merge, uint32_t row, uint32_t t
 {
     struct taken_row *last = &taken->row[row];
     int rc = 0;
+    taken->rows_touched[row / 64] |= UINT64_C(1) << (row % 64);
     struct merge_count count = {
         .count = taken_word(&last->count, atomic_load_explicit(&now->count, memory_order_relaxed), &rc),
         .errors = taken_word(&last->errors, atomic_load_explicit(&now->errors, memory_order_relaxed), &rc),

@@ -8,6 +8,7 @@
 #ifndef AGGREGATOR_TAKEN_H
 #define AGGREGATOR_TAKEN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "aggregator/merge.h"
@@ -35,6 +36,9 @@ struct taken {
     uint32_t (*block)[HISTOGRAM_SUB];
     uint16_t *block_owner; /* 1 + row * HISTOGRAM_OCTAVES + octave; 0: nobody */
     uint32_t blocks;
+    /* since taken_commit */
+    struct taken_page page_kept; /* as it was then */
+    uint64_t rows_touched[COUNTER_TYPES / 64], blocks_touched[HISTOGRAM_BLOCKS / 64];
 };
 
 void taken_close(struct taken *taken);
@@ -48,6 +52,19 @@ int taken_reserve(struct taken *taken, uint32_t rows, uint32_t blocks);
  */
 int taken_row(struct taken *taken, struct merge *merge, uint32_t row, uint32_t type,
               const struct counter_row *now, const struct histogram_block *blocks);
+
+/** What is here has been kept: from now on only what changes is touched. */
+void taken_commit(struct taken *taken);
+
+static inline bool taken_row_touched(const struct taken *taken, uint32_t row)
+{
+    return taken->rows_touched[row / 64] >> (row % 64) & 1;
+}
+
+static inline bool taken_block_touched(const struct taken *taken, uint32_t block)
+{
+    return taken->blocks_touched[block / 64] >> (block % 64) & 1;
+}
 
 /** The difference of a growing word, which is then taken. -EPROTO is noted in `*rc` if it fell. */
 uint64_t taken_word(uint64_t *word, uint64_t now, int *rc);

@@ -56,6 +56,7 @@ void window_note_worker(struct window *window, uint64_t worker)
     memmove(window->worker + low + 1, window->worker + low, (window->workers - low) * sizeof *window->worker);
     window->worker[low] = worker;
     window->workers++;
+    window->workers_touched = true;
 }
 
 static void add_sums(struct window_sums *into, const struct window_sums *from)
@@ -91,6 +92,12 @@ struct window *window_copy(const struct window *window)
         copy = NULL;
     }
     return copy;
+}
+
+void window_commit(struct window *window)
+{
+    window->workers_touched = false;
+    profile_commit(&window->profile);
 }
 
 bool window_idle(const struct window *window)

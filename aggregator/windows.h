@@ -15,6 +15,7 @@
 #define AGGREGATOR_WINDOWS_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "aggregator/profile.h"
@@ -49,6 +50,7 @@ struct window {
     struct window_sums sums;
     uint64_t *worker; /* hashes of the uuids of workers that contributed, ascending */
     uint32_t workers, workers_room;
+    bool workers_touched; /* one was added since window_commit */
     struct profile profile;
 };
 
@@ -78,6 +80,9 @@ int window_merge(struct window *into, const struct window *from);
 
 /** A copy, or NULL. */
 struct window *window_copy(const struct window *window);
+
+/** What is here has been kept: from now on only what changes is touched. */
+void window_commit(struct window *window);
 
 /** Does it hold anything but the cost of being attached? */
 bool window_idle(const struct window *window);

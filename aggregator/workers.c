@@ -300,6 +300,22 @@ int worker_begin_at_heads(struct worker *worker)
     return 0;
 }
 
+int worker_catch_up(struct worker *worker)
+{
+    uint64_t committed[SEGMENT_LANES];
+    int ahead = 0;
+    memcpy(committed, worker->position, sizeof committed);
+    if (worker_begin_at_heads(worker) != 0)
+        return -EPROTO;
+    for (int i = 0; i < SEGMENT_LANES; i++) {
+        if (worker->position[i] > committed[i])
+            ahead = 1;
+        else
+            worker->position[i] = committed[i];
+    }
+    return ahead;
+}
+
 /* ---- draining ---------------------------------------------------------------------------------------- */
 
 /* What a pread goes to. One thread, so one buffer, as large as the largest piece so far. */

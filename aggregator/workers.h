@@ -23,6 +23,14 @@ enum {
     WORKER_FILE_BYTES_MOST = 16 << 20,
 };
 
+/** What the last checkpoint says of a worker, beside struct taken. */
+struct worker_kept {
+    bool known;
+    bool quarantined;
+    uint64_t position[SEGMENT_LANES];
+    uint64_t cpu_ns;
+};
+
 struct worker {
     struct worker *next;
     uint32_t number; /* in this aggregator's life; what merge.h knows it by */
@@ -38,6 +46,7 @@ struct worker {
     uint64_t defined[SEGMENT_DEFINITIONS]; /* how far the definitions were read */
     struct symbols symbols;
     struct taken taken;
+    struct worker_kept kept;
     uint64_t attached_ns;      /* CLOCK_MONOTONIC, when we found it */
     uint64_t cpu_ns;           /* process CPU as last measured */
     uint64_t samples, dropped; /* merged and lost, since we found it */
@@ -58,6 +67,13 @@ int worker_open(struct worker **out, const char *path, uid_t uid, uint32_t numbe
 
 /** Where to begin in its lanes if no checkpoint knows it: at the heads. 0 or -EPROTO. */
 int worker_begin_at_heads(struct worker *worker);
+
+/**
+ * What its segment says beside what the checkpoint says: heads are stored after a commit only, so one that is
+ * ahead of us tells that a committed checkpoint was lost. What lies before it has been overwritten perhaps,
+ * and is not read. Returns whether there was such a one; -EPROTO.
+ */
+int worker_catch_up(struct worker *worker);
 
 void worker_close(struct worker *worker);
 

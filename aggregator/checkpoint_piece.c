@@ -1,0 +1,520 @@
+/* What changed, as bytes and back: see checkpoint_piece.h. */
+#include "aggregator/checkpoint_piece.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shm/fault.h"
+
+enum {
+    PART_LAYOUT,
+    PART_COUNTS,
+    PART_WINDOWS,
+    PART_OPEN_WINDOW,
+    PART_WORKERS,
+    PART_GONE,
+    PART_ACTIONS,
+    WORKER_PARTS = 4, /* head, page, rows, blocks */
+    PAGE_WORDS = sizeof(struct taken_page) / sizeof(uint64_t),
+};
+
+struct worker_head {
+    uint8_t uuid[16];
+    uint64_t position[SEGMENT_LANES];
+    uint64_t cpu_ns;
+    uint32_t number, quarantined;
+};
+
+/* Which words of the page follow. */
+struct page_head {
+    uint64_t mask[2];
+};
+_Static_assert(PAGE_WORDS <= 128, "a bit a word");
+
+struct kept_row {
+    uint32_t row, pad;
+    struct taken_row taken;
+};
+
+struct kept_block {
+    uint32_t block;
+    uint16_t owner, pad;
+    uint32_t bucket[HISTOGRAM_SUB];
+};
+
+struct kept_action {
+    struct record_begin begin;
+    struct record_end end;
+    uint64_t ended_round;
+    uint64_t enclosing; /* serial of the nearest open action around it; 0: none */
+    uint32_t worker, type, ended, folded;
+};
+
+struct kept_sample {
+    uint64_t time_ns, wall_ns, cpu_ns, serial;
+    uint32_t stack, state;
+};
+
+/* What a reader must agree on before it looks at structs: a checkpoint is for this build's eyes only. */
+struct layout {
+    uint32_t version, counts, window_head, totals, cell, worker, page, row, block, action, sample, gone;
+};
+static const struct layout layout = {
+    .version = 3,
+    .counts = sizeof(struct piece_counts),
+    .window_head = sizeof(struct window_head),
+    .totals = sizeof(struct type_totals),
+    .cell = sizeof(struct cell),
+    .worker = sizeof(struct worker_head),
+    .page = sizeof(struct taken_page),
+    .row = sizeof(struct kept_row),
+    .block = sizeof(struct kept_block),
+    .action = sizeof(struct kept_action),
+    .sample = sizeof(struct kept_sample),
+    .gone = sizeof(struct action_gone),
+};
+
+/* ---- workers: packing ---------------------------------------------------------------------------------- */
+
+/* Nothing was kept before a whole piece. */
+static const struct taken_page *page_before(const struct taken *taken, bool whole)
+{
+    static const struct taken_page nothing;
+    return whole ? &nothing : &taken->page_kept;
+}
+
+static void pack_page(msgpack_packer *packer, const struct taken *taken, bool whole)
+{
+    const uint64_t *now = (const uint64_t *)(const void *)&taken->page;
+    const uint64_t *before = (const uint64_t *)(const void *)page_before(taken, whole);
+    struct page_head head = {0};
+    uint64_t word[PAGE_WORDS];
+    uint32_t words = 0;
+    for (uint32_t i = 0; i < PAGE_WORDS; i++)
+        if (now[i] != before[i]) {
+            head.mask[i / 64] |= UINT64_C(1) << (i % 64);
+            word[words++] = now[i];
+        }
+    msgpack_pack_bin(packer, sizeof head + words * sizeof *word);
+    msgpack_pack_bin_body(packer, &head, sizeof head);
+    if (words != 0)
+        msgpack_pack_bin_body(packer, word, words * sizeof *word);
+}
+
+static bool row_wanted(const struct taken *taken, uint32_t row, bool whole)
+{
+    return whole ? taken->row[row].changes != 0 : taken_row_touched(taken, row);
+}
+
+static bool block_wanted(const struct taken *taken, uint32_t block, bool whole)
+{
+    return whole ? taken->block_owner[block] != 0 : taken_block_touched(taken, block);
+}
+
+static void pack_rows(msgpack_packer *packer, const struct taken *taken, bool whole)
+{
+    uint32_t rows = 0, blocks = 0;
+    for (uint32_t r = 0; r < taken->rows; r++)
+        rows += row_wanted(taken, r, whole);
+    for (uint32_t b = 0; b < taken->blocks; b++)
+        blocks += block_wanted(taken, b, whole);
+    msgpack_pack_bin(packer, rows * sizeof(struct kept_row));
+    for (uint32_t r = 0; r < taken->rows; r++) {
+        struct kept_row kept = {.row = r, .taken = taken->row[r]};
+        if (row_wanted(taken, r, whole))
+            msgpack_pack_bin_body(packer, &kept, sizeof kept);
+    }
+    msgpack_pack_bin(packer, blocks * sizeof(struct kept_block));
+    for (uint32_t b = 0; b < taken->blocks; b++) {
+        struct kept_block kept = {.block = b, .owner = taken->block_owner[b]};
+        memcpy(kept.bucket, taken->block[b], sizeof kept.bucket);
+        if (block_wanted(taken, b, whole))
+            msgpack_pack_bin_body(packer, &kept, sizeof kept);
+    }
+}
+
+static void pack_worker(msgpack_packer *packer, const struct worker_head *head, const struct taken *taken,
+                        bool whole)
+{
+    msgpack_pack_array(packer, WORKER_PARTS);
+    pack_raw(packer, head, sizeof *head);
+    pack_page(packer, taken, whole);
+    pack_rows(packer, taken, whole);
+}
+
+static bool worker_touched(const struct worker *worker)
+{
+    const struct worker_kept *kept = &worker->kept;
+    const struct taken *taken = &worker->taken;
+    bool touched = !kept->known || kept->cpu_ns != worker->cpu_ns ||
+                   kept->quarantined != worker->quarantined ||
+                   memcmp(kept->position, worker->position, sizeof kept->position) != 0 ||
+                   memcmp(&taken->page, &taken->page_kept, sizeof taken->page) != 0;
+    for (size_t i = 0; i < sizeof taken->rows_touched / sizeof *taken->rows_touched; i++)
+        touched |= taken->rows_touched[i] != 0;
+    return touched;
+}
+
+/* Quarantined ones too: what was merged of them until then must not be merged again. */
+static void pack_workers(msgpack_packer *packer, const struct pool *pool, bool whole)
+{
+    uint32_t count = 0;
+    for (const struct worker *worker = pool->workers; worker != NULL; worker = worker->next)
+        count += whole || worker_touched(worker);
+    for (const struct known_worker *known = pool->known; known != NULL; known = known->next)
+        count += whole;
+    msgpack_pack_array(packer, count);
+    for (const struct worker *worker = pool->workers; worker != NULL; worker = worker->next) {
+        if (!whole && !worker_touched(worker))
+            continue;
+        struct worker_head head = {
+            .cpu_ns = worker->cpu_ns, .number = worker->number, .quarantined = worker->quarantined};
+        memcpy(head.uuid, worker->header.uuid, sizeof head.uuid);
+        memcpy(head.position, worker->position, sizeof head.position);
+        pack_worker(packer, &head, &worker->taken, whole);
+    }
+    /* Those whose segment could not be looked at yet. */
+    for (const struct known_worker *known = pool->known; whole && known != NULL; known = known->next) {
+        struct worker_head head = {
+            .cpu_ns = known->cpu_ns, .number = known->number, .quarantined = known->quarantined};
+        memcpy(head.uuid, known->uuid, sizeof head.uuid);
+        memcpy(head.position, known->position, sizeof head.position);
+        pack_worker(packer, &head, &known->taken, whole);
+    }
+}
+
+/* ---- workers: reading ---------------------------------------------------------------------------------- */
+
+/* Pieces tell of workers in much the same order, so the search begins where the last one ended. */
+static struct known_worker *find_known(struct pool *pool, const uint8_t uuid[16])
+{
+    struct known_worker *from = pool->known_last != NULL ? pool->known_last->next : NULL;
+    for (struct known_worker *known = from; known != NULL; known = known->next)
+        if (memcmp(known->uuid, uuid, sizeof known->uuid) == 0)
+            return known;
+    for (struct known_worker *known = pool->known; known != from; known = known->next)
+        if (memcmp(known->uuid, uuid, sizeof known->uuid) == 0)
+            return known;
+    return NULL;
+}
+
+static struct known_worker *add_known(struct pool *pool, const uint8_t uuid[16])
+{
+    struct known_worker *known = calloc(1, sizeof *known);
+    if (known == NULL)
+        return NULL;
+    memcpy(known->uuid, uuid, sizeof known->uuid);
+    if (pool->known == NULL)
+        pool->known_end = &pool->known;
+    *pool->known_end = known;
+    pool->known_end = &known->next;
+    return known;
+}
+
+static bool apply_page(struct taken_page *page, const msgpack_object *object)
+{
+    uint64_t *word = (uint64_t *)(void *)page;
+    size_t bytes, at = sizeof(struct page_head);
+    const char *data = pack_bin(object, 1, &bytes);
+    struct page_head head;
+    if (data == NULL || bytes < sizeof head)
+        return false;
+    memcpy(&head, data, sizeof head);
+    for (uint32_t i = 0; i < PAGE_WORDS; i++) {
+        if (!(head.mask[i / 64] >> (i % 64) & 1))
+            continue;
+        if (bytes - at < sizeof *word)
+            return false;
+        memcpy(&word[i], data + at, sizeof *word);
+        at += sizeof *word;
+    }
+    return at == bytes;
+}
+
+static bool apply_rows(struct taken *taken, const msgpack_object *rows, const msgpack_object *blocks)
+{
+    size_t row_count = 0, block_count = 0;
+    const char *row = pack_bin(rows, sizeof(struct kept_row), &row_count);
+    const char *block = pack_bin(blocks, sizeof(struct kept_block), &block_count);
+    if (row == NULL || block == NULL)
+        return false;
+    for (size_t i = 0; i < row_count; i++) {
+        struct kept_row kept;
+        memcpy(&kept, row + i * sizeof kept, sizeof kept);
+        if (kept.row >= COUNTER_TYPES || taken_reserve(taken, kept.row + 1, 0) != 0)
+            return false;
+        taken->row[kept.row] = kept.taken;
+    }
+    for (size_t i = 0; i < block_count; i++) {
+        struct kept_block kept;
+        memcpy(&kept, block + i * sizeof kept, sizeof kept);
+        if (kept.block >= HISTOGRAM_BLOCKS || taken_reserve(taken, 0, kept.block + 1) != 0)
+            return false;
+        taken->block_owner[kept.block] = kept.owner;
+        memcpy(taken->block[kept.block], kept.bucket, sizeof kept.bucket);
+    }
+    return true;
+}
+
+static bool apply_worker(struct pool *pool, const msgpack_object *object)
+{
+    struct worker_head head;
+    if (object->type != MSGPACK_OBJECT_ARRAY || object->via.array.size != WORKER_PARTS ||
+        !pack_struct(&object->via.array.ptr[0], &head, sizeof head))
+        return false;
+    const msgpack_object *part = object->via.array.ptr;
+    struct known_worker *known = find_known(pool, head.uuid);
+    if (known == NULL && (known = add_known(pool, head.uuid)) == NULL)
+        return false;
+    pool->known_last = known;
+    known->number = head.number;
+    known->cpu_ns = head.cpu_ns;
+    known->quarantined = head.quarantined != 0;
+    memcpy(known->position, head.position, sizeof known->position);
+    return apply_page(&known->taken.page, &part[1]) && apply_rows(&known->taken, &part[2], &part[3]);
+}
+
+/* ---- open actions -------------------------------------------------------------------------------------- */
+
+static void pack_action(msgpack_packer *packer, const struct actions *actions, uint32_t index, bool whole)
+{
+    const struct action *action = &actions->action[index];
+    uint32_t around = actions_enclosing(actions, index);
+    struct kept_action kept = {
+        .begin = action->begin,
+        .end = action->end,
+        .ended_round = action->ended_round,
+        .enclosing = around != ACTIONS_NONE ? actions->action[around].begin.action_serial : 0,
+        .worker = action->worker,
+        .type = action->type,
+        .ended = action->ended,
+        .folded = action->folded,
+    };
+    uint32_t first = whole ? action->first_sample : actions_first_fresh(actions, index), count = 0;
+    for (uint32_t s = first; s != ACTIONS_NONE; s = actions->sample[s].next)
+        count++;
+    pack_raw(packer, &kept, sizeof kept);
+    msgpack_pack_bin(packer, count * sizeof(struct kept_sample));
+    for (uint32_t s = first; s != ACTIONS_NONE; s = actions->sample[s].next) {
+        const struct held_sample *held = &actions->sample[s];
+        struct kept_sample sample = {held->time_ns, held->wall_ns, held->cpu_ns,
+                                     held->serial,  held->stack,   held->state};
+        msgpack_pack_bin_body(packer, &sample, sizeof sample);
+    }
+}
+
+/* In the order in which they began, so that what is around an action comes before it. */
+static void pack_touched(msgpack_packer *packer, const struct actions *actions)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < actions->touched_count; i++)
+        count += actions_touched(actions, i) != ACTIONS_NONE;
+    msgpack_pack_array(packer, 2 * count);
+    for (uint32_t i = 0; i < actions->touched_count; i++) {
+        uint32_t index = actions_touched(actions, i);
+        if (index != ACTIONS_NONE)
+            pack_action(packer, actions, index, false);
+    }
+}
+
+/* Roots in order, each followed by its open nested actions. Closed ones have passed their samples on. */
+static void pack_all(msgpack_packer *packer, const struct actions *actions)
+{
+    uint32_t count = 0;
+    for (uint32_t root = actions->oldest; root != ACTIONS_NONE; root = actions->action[root].newer) {
+        count++;
+        for (uint32_t at = actions->action[root].family; at != ACTIONS_NONE; at = actions->action[at].sibling)
+            count += !actions->action[at].closed;
+    }
+    msgpack_pack_array(packer, 2 * count);
+    for (uint32_t root = actions->oldest; root != ACTIONS_NONE; root = actions->action[root].newer) {
+        pack_action(packer, actions, root, true);
+        for (uint32_t at = actions->action[root].family; at != ACTIONS_NONE; at = actions->action[at].sibling)
+            if (!actions->action[at].closed)
+                pack_action(packer, actions, at, true);
+    }
+}
+
+static bool apply_gone(struct actions *actions, const msgpack_object *object)
+{
+    size_t count = 0;
+    const char *data = pack_bin(object, sizeof(struct action_gone), &count);
+    for (size_t i = 0; data != NULL && i < count; i++) {
+        struct action_gone gone;
+        memcpy(&gone, data + i * sizeof gone, sizeof gone);
+        uint32_t index = actions_find(actions, gone.worker, gone.serial);
+        if (index == ACTIONS_NONE)
+            return false;
+        if (actions->action[index].root == index)
+            actions_forget_root(actions, index);
+        else
+            actions_close_nested(actions, index);
+    }
+    return data != NULL;
+}
+
+static uint32_t begin_again(struct actions *actions, const struct kept_action *kept)
+{
+    /* What was around it when it began may have ended since; what is around it now is known. */
+    struct record_begin begin = kept->begin;
+    begin.parent_serial = kept->enclosing;
+    uint32_t index = actions_begin(actions, kept->worker, kept->type, &begin);
+    if (index != ACTIONS_NONE)
+        actions->action[index].begin = kept->begin;
+    return index;
+}
+
+static bool apply_action(struct merge *merge, const struct kept_action *kept, const msgpack_object *samples)
+{
+    struct actions *actions = &merge->actions;
+    size_t count;
+    const char *data = pack_bin(samples, sizeof(struct kept_sample), &count);
+    if (data == NULL || kept->type >= names_count(&merge->types) || kept->begin.action_serial == 0)
+        return false;
+    uint32_t index = actions_find(actions, kept->worker, kept->begin.action_serial);
+    if (index == ACTIONS_NONE)
+        index = begin_again(actions, kept);
+    if (index == ACTIONS_NONE)
+        return false;
+    struct action *action = &actions->action[index];
+    actions->ended += (kept->ended != 0) - action->ended;
+    action->type = kept->type;
+    action->folded = kept->folded != 0;
+    action->ended = kept->ended != 0;
+    action->ended_round = kept->ended_round;
+    action->end = kept->end;
+    for (size_t i = 0; i < count; i++) {
+        struct kept_sample held;
+        memcpy(&held, data + i * sizeof held, sizeof held);
+        struct record_sample sample = {
+            .time_ns = held.time_ns,
+            .action_serial = held.serial,
+            .state = held.state,
+            .wall_ns = held.wall_ns,
+            .cpu_ns = held.cpu_ns,
+        };
+        if (held.state >= SAMPLE_STATES || held.stack >= stacks_count(&merge->stacks) ||
+            !actions_hold(actions, index, &sample, held.stack))
+            return false;
+    }
+    return true;
+}
+
+static bool apply_actions(struct merge *merge, const msgpack_object *list)
+{
+    struct actions *actions = &merge->actions;
+    uint32_t size = list->via.array.size;
+    const msgpack_object *part = list->via.array.ptr;
+    struct kept_action kept;
+    /* Those whose samples were folded give room to the others. */
+    for (uint32_t i = 0; i < size; i += 2) {
+        if (!pack_struct(&part[i], &kept, sizeof kept))
+            return false;
+        uint32_t index = actions_find(actions, kept.worker, kept.begin.action_serial);
+        if (kept.folded != 0 && index != ACTIONS_NONE)
+            actions_drop_samples(actions, index);
+    }
+    for (uint32_t i = 0; i < size; i += 2)
+        if (!pack_struct(&part[i], &kept, sizeof kept) || !apply_action(merge, &kept, &part[i + 1]))
+            return false;
+    return true;
+}
+
+/* ---- the whole ----------------------------------------------------------------------------------------- */
+
+void piece_pack(msgpack_sbuffer *buffer, const struct pool *pool, const struct piece_counts *counts,
+                bool whole)
+{
+    const struct actions *actions = &pool->merge.actions;
+    msgpack_packer packer;
+    msgpack_packer_init(&packer, buffer, msgpack_sbuffer_write);
+    msgpack_pack_array(&packer, PIECE_PARTS);
+    pack_raw(&packer, &layout, sizeof layout);
+    pack_raw(&packer, counts, sizeof *counts);
+    msgpack_pack_array(&packer, whole ? pool->windows.count : 0);
+    for (uint32_t i = 0; whole && i < pool->windows.count; i++)
+        msgpack_pack_uint64(&packer, pool->windows.closed[i]->id);
+    pack_window(&packer, pool->merge.open, !whole);
+    pack_workers(&packer, pool, whole);
+    pack_raw(&packer, actions->gone, whole ? 0 : actions->gone_count * sizeof *actions->gone);
+    if (whole)
+        pack_all(&packer, actions);
+    else
+        pack_touched(&packer, actions);
+}
+
+void piece_commit(struct pool *pool, bool whole)
+{
+    window_commit(pool->merge.open);
+    actions_commit(&pool->merge.actions, whole);
+    for (struct worker *worker = pool->workers; worker != NULL; worker = worker->next) {
+        if (!worker_touched(worker))
+            continue;
+        worker->kept =
+            (struct worker_kept){.known = true, .quarantined = worker->quarantined, .cpu_ns = worker->cpu_ns};
+        memcpy(worker->kept.position, worker->position, sizeof worker->kept.position);
+        taken_commit(&worker->taken);
+    }
+}
+
+int piece_open(struct piece *piece, const char *data, size_t bytes)
+{
+    struct layout there;
+    if (!pack_open(&piece->reader, data, bytes, PIECE_PARTS))
+        return fault(EBADMSG, "a piece of the checkpoint is no such thing");
+    const msgpack_object *part = piece->reader.part;
+    if (!pack_struct(&part[PART_LAYOUT], &there, sizeof there) || memcmp(&there, &layout, sizeof layout) != 0)
+        return fault(EBADMSG, "the checkpoint is of another version");
+    if (!pack_struct(&part[PART_COUNTS], &piece->counts, sizeof piece->counts) ||
+        part[PART_WINDOWS].type != MSGPACK_OBJECT_ARRAY || part[PART_WINDOWS].via.array.size > WINDOWS_MOST ||
+        part[PART_WORKERS].type != MSGPACK_OBJECT_ARRAY || part[PART_ACTIONS].type != MSGPACK_OBJECT_ARRAY ||
+        part[PART_ACTIONS].via.array.size % 2 != 0)
+        return fault(EBADMSG, "the checkpoint does not add up");
+    return 0;
+}
+
+void piece_close(struct piece *piece)
+{
+    pack_close(&piece->reader);
+}
+
+uint32_t piece_windows(const struct piece *piece, uint64_t id[WINDOWS_MOST])
+{
+    const msgpack_object *list = &piece->reader.part[PART_WINDOWS];
+    for (uint32_t i = 0; i < list->via.array.size; i++)
+        id[i] = list->via.array.ptr[i].type == MSGPACK_OBJECT_POSITIVE_INTEGER
+                    ? list->via.array.ptr[i].via.u64
+                    : 0;
+    return list->via.array.size;
+}
+
+int piece_apply(struct pool *pool, const struct piece *piece)
+{
+    const msgpack_object *part = piece->reader.part;
+    pool->next_window = piece->counts.next_window;
+    pool->next_number = piece->counts.next_number;
+    pool->merge.round = piece->counts.round;
+    pool->ever = piece->counts.ever;
+    if (!unpack_into_window(pool->merge.open, &part[PART_OPEN_WINDOW]))
+        return fault(EBADMSG, "its open window does not add up");
+    for (uint32_t i = 0; i < part[PART_WORKERS].via.array.size; i++)
+        if (!apply_worker(pool, &part[PART_WORKERS].via.array.ptr[i]))
+            return fault(EBADMSG, "its workers do not add up");
+    if (!apply_gone(&pool->merge.actions, &part[PART_GONE]) ||
+        !apply_actions(&pool->merge, &part[PART_ACTIONS]))
+        return fault(EBADMSG, "its open actions do not add up");
+    return 0;
+}
+
+bool piece_fits(const struct pool *pool, const struct window *window)
+{
+    const struct profile *profile = &window->profile;
+    uint32_t types = names_count(&pool->merge.types), stacks = stacks_count(&pool->merge.stacks);
+    bool right = true;
+    for (uint32_t i = 0; i < profile->types && right; i++)
+        right = profile->type[i].type < types;
+    for (uint32_t i = 0; i < profile->cells && right; i++)
+        right = profile->cell[i].type < types && profile->cell[i].stack < stacks;
+    return right;
+}

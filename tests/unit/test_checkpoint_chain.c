@@ -1,0 +1,568 @@
+/* What a chain of pieces promises: loaded, it leaves a pool as it was when the last whole piece was written.
+ */
+#include <check.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#include <urcu.h>
+
+#include "aggregator/checkpoint.h"
+#include "aggregator/checkpoint_piece.h"
+#include "aggregator/destination/destination.h"
+#include "aggregator/guard.h"
+#include "aggregator/log.h"
+#include "aggregator/pool.h"
+#include "aggregator/store.h"
+#include "shm/fault.h"
+#include "tests/unit/synthetic.h"
+
+#define MS UINT64_C(1000000)
+
+enum {
+    WORKERS = 4,
+    NODES = 12,
+    OPEN_MOST = 40,
+    STEPS = 300,
+};
+
+/* A worker that does at random what workers do. */
+struct actor {
+    struct synthetic s;
+    uint32_t node[NODES], nodes;
+    uint64_t open[OPEN_MOST];
+    uint32_t type[OPEN_MOST];
+    int count;
+    bool closed;
+};
+
+static struct actor actor[WORKERS];
+static struct pool *pool;
+static struct config config;
+static char path[DIRECTORY_PATH_MAX];
+static uint64_t now;
+
+static void open_pool(void)
+{
+    ck_assert_int_eq(pool_open(&pool, actor[0].s.directory, actor[0].s.name, &config), 0);
+}
+
+static void attach(struct actor *a)
+{
+    synthetic_attach(&a->s);
+    synthetic_type(&a->s, 0, "(other)");
+    synthetic_type(&a->s, 1, "/cart");
+    synthetic_type(&a->s, 2, "charge");
+    a->nodes = 0;
+    a->node[a->nodes++] = synthetic_node(&a->s, 0, "app/main.py", "serve", 1);
+    a->count = 0;
+    a->closed = false;
+}
+
+static void set_up(void)
+{
+    synthetic_directory(&actor[0].s);
+    for (int i = 0; i < WORKERS; i++) {
+        if (i != 0)
+            actor[i].s = actor[0].s;
+        attach(&actor[i]);
+    }
+    ck_assert_int_eq(directory_join(path, actor[0].s.pool, "checkpoint"), 0);
+    now = clock_monotonic_ns();
+    open_pool();
+}
+
+static void tear_down(void)
+{
+    pool_close(pool);
+    for (int i = 1; i < WORKERS; i++)
+        segment_unmap(&actor[i].s.segment);
+    synthetic_end(&actor[0].s);
+}
+
+/* ---- a pool's state as text ---------------------------------------------------------------------------- */
+
+struct text {
+    char *bytes;
+    size_t size, room;
+    char **line;
+    size_t lines;
+};
+
+static void say(struct text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void say(struct text *text, const char *format, ...)
+{
+    char line[512];
+    va_list arguments;
+    va_start(arguments, format);
+    int n = vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    ck_assert_int_lt(n, (int)sizeof line);
+    text->line = realloc(text->line, (text->lines + 1) * sizeof *text->line);
+    text->line[text->lines++] = strdup(line);
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Sorted: in which order things stand in tables is nobody's business. */
+static char *finish(struct text *text)
+{
+    qsort(text->line, text->lines, sizeof *text->line, by_text);
+    for (size_t i = 0; i < text->lines; i++) {
+        size_t n = strlen(text->line[i]);
+        text->bytes = realloc(text->bytes, text->size + n + 2);
+        memcpy(text->bytes + text->size, text->line[i], n);
+        text->size += n;
+        text->bytes[text->size++] = '\n';
+        free(text->line[i]);
+    }
+    text->bytes[text->size] = '\0';
+    free(text->line);
+    return text->bytes;
+}
+
+static void tell_window(struct text *text, const struct window *window, const char *name)
+{
+    const uint64_t *sum = (const uint64_t *)(const void *)&window->sums;
+    for (size_t i = 0; i < sizeof window->sums / sizeof *sum; i++)
+        say(text, "%s sum %zu %llu", name, i, (unsigned long long)sum[i]);
+    for (uint32_t i = 0; i < window->workers; i++)
+        say(text, "%s worker %llx", name, (unsigned long long)window->worker[i]);
+    for (uint32_t i = 0; i < window->profile.types; i++) {
+        const struct type_totals *t = &window->profile.type[i];
+        say(text, "%s type %u: %u %u %llu %llu %llu %llu %llu %llu %a %a %a %a", name, t->type, t->slow,
+            t->typical, (unsigned long long)t->count, (unsigned long long)t->errors,
+            (unsigned long long)t->profiled, (unsigned long long)t->latency_sum_ns,
+            (unsigned long long)t->latency_max_ns, (unsigned long long)t->ended, t->weight, t->latency,
+            t->cpu, t->run_delay);
+        for (uint32_t k = 0; k < t->histogram.used; k++)
+            say(text, "%s type %u bucket %u: %llu", name, t->type, t->histogram.entry[k].bucket,
+                (unsigned long long)t->histogram.entry[k].count);
+    }
+    for (uint32_t i = 0; i < window->profile.cells; i++) {
+        const struct cell *c = &window->profile.cell[i];
+        say(text, "%s cell %u %u: %u %a %a %a %a %a %a", name, c->type, c->stack, c->samples, c->typical,
+            c->wall[0], c->wall[1], c->wall[2], c->wall[3], c->cpu);
+    }
+}
+
+static void tell_actions(struct text *text, const struct actions *actions)
+{
+    for (uint32_t i = 0; i < actions->actions_high; i++) {
+        const struct action *a = &actions->action[i];
+        if (!a->used || a->closed)
+            continue;
+        uint32_t around = actions_enclosing(actions, i);
+        uint64_t square = 0;
+        for (uint32_t s = a->first_sample; s != ACTIONS_NONE; s = actions->sample[s].next)
+            square += actions->sample[s].wall_ns * actions->sample[s].wall_ns + actions->sample[s].serial;
+        say(text, "action %u/%llu in %llu: type %u ended %d in %llu folded %d, %u samples %llx", a->worker,
+            (unsigned long long)a->begin.action_serial,
+            around == ACTIONS_NONE ? 0 : (unsigned long long)actions->action[around].begin.action_serial,
+            a->type, a->ended, a->ended ? (unsigned long long)a->ended_round : 0, a->folded, a->samples,
+            (unsigned long long)square);
+    }
+    say(text, "samples %u ended %u", actions->samples_used, actions->ended);
+}
+
+static void tell_worker(struct text *text, const uint8_t uuid[16], uint32_t number, const uint64_t *position,
+                        uint64_t cpu_ns, bool quarantined, const struct taken *taken)
+{
+    say(text, "worker %u %02x%02x: %llu %llu cpu %llu quarantined %d", number, uuid[0], uuid[1],
+        (unsigned long long)position[0], (unsigned long long)position[1], (unsigned long long)cpu_ns,
+        quarantined);
+    const uint64_t *word = (const uint64_t *)(const void *)&taken->page;
+    for (size_t i = 0; i < sizeof taken->page / sizeof *word; i++)
+        if (word[i] != 0)
+            say(text, "worker %u page %zu: %llu", number, i, (unsigned long long)word[i]);
+    for (uint32_t r = 0; r < taken->rows; r++)
+        if (taken->row[r].changes != 0)
+            say(text, "worker %u row %u: %llu %llu %llu %llu", number, r,
+                (unsigned long long)taken->row[r].changes, (unsigned long long)taken->row[r].count,
+                (unsigned long long)taken->row[r].errors, (unsigned long long)taken->row[r].latency_sum_ns);
+    for (uint32_t b = 0; b < taken->blocks; b++)
+        for (int sub = 0; taken->block_owner[b] != 0 && sub < HISTOGRAM_SUB; sub++)
+            say(text, "worker %u block %u of %u: %d %u", number, b, taken->block_owner[b], sub,
+                taken->block[b][sub]);
+}
+
+static char *state_of(const struct pool *p)
+{
+    struct text text = {0};
+    char name[16];
+    for (uint32_t i = 0; i < p->windows.count; i++) {
+        snprintf(name, sizeof name, "window %u", i);
+        tell_window(&text, p->windows.closed[i], name);
+    }
+    tell_window(&text, p->merge.open, "open");
+    tell_actions(&text, &p->merge.actions);
+    for (const struct worker *w = p->workers; w != NULL; w = w->next)
+        tell_worker(&text, w->header.uuid, w->number, w->position, w->cpu_ns, w->quarantined, &w->taken);
+    for (const struct known_worker *k = p->known; k != NULL; k = k->next)
+        tell_worker(&text, k->uuid, k->number, k->position, k->cpu_ns, k->quarantined, &k->taken);
+    say(&text, "names %u %u %u, next %u, round %llu", names_count(&p->merge.types),
+        names_count(&p->merge.instructions), stacks_count(&p->merge.stacks), p->next_number,
+        (unsigned long long)p->merge.round);
+    return finish(&text);
+}
+
+static void forget(struct known_worker **link)
+{
+    struct known_worker *known = *link;
+    *link = known->next;
+    taken_close(&known->taken);
+    free(known);
+}
+
+/* The state that another life would load now. It opens no segment, so that heads stay as they are. */
+static char *loaded(void)
+{
+    struct pool other = {.rings = "/nonexistent", .chain.fd = -1};
+    snprintf(other.path, sizeof other.path, "%s", pool->path);
+    ck_assert_int_eq(merge_open(&other.merge, 0, 0), 0);
+    int rc = checkpoint_load(&other);
+    ck_assert_msg(rc == 0, "%s", fault_text());
+    /* Workers that were removed after the piece are still known to it. */
+    for (struct known_worker **link = &other.known; *link != NULL;)
+        if (pool_worker(pool, (*link)->number) != NULL)
+            link = &(*link)->next;
+        else
+            forget(link);
+    char *state = state_of(&other);
+    while (other.known != NULL)
+        forget(&other.known);
+    windows_free(&other.windows);
+    merge_close(&other.merge);
+    return state;
+}
+
+static const char *first_difference(const char *here, const char *there)
+{
+    static char words[1100];
+    size_t at = 0, line = 0;
+    for (; here[at] != '\0' && here[at] == there[at]; at++)
+        if (here[at] == '\n')
+            line = at + 1;
+    snprintf(words, sizeof words, "live: %.500s\nloaded: %.500s", here + line, there + line);
+    return words;
+}
+
+/* ---- doing things at random ---------------------------------------------------------------------------- */
+
+static long upto(long n)
+{
+    return lrand48() % n;
+}
+
+static void end_one(struct actor *a, int i)
+{
+    synthetic_finish(&a->s, a->open[i], a->type[i], (uint64_t)(1 + upto(50)) * MS, upto(5) == 0);
+    a->open[i] = a->open[--a->count];
+    a->type[i] = a->type[a->count];
+}
+
+/* Out of order, nested in anything that is open, with samples of any. */
+static void act(struct actor *a)
+{
+    if (a->closed)
+        return;
+    if (a->nodes < NODES && upto(20) == 0) {
+        char name[16];
+        snprintf(name, sizeof name, "f%u", a->nodes);
+        uint32_t under = a->node[upto((long)a->nodes)];
+        a->node[a->nodes] = synthetic_node(&a->s, under, "app/code.py", name, a->nodes);
+        a->nodes++;
+    }
+    long what = upto(10);
+    if (what < 2 && a->count < OPEN_MOST) {
+        uint64_t parent = a->count != 0 && upto(2) != 0 ? a->open[upto(a->count)] : 0;
+        a->type[a->count] = 1 + (parent != 0);
+        a->open[a->count] = synthetic_begin(&a->s, a->type[a->count], parent, parent != 0 ? 0.5 : 1);
+        a->count++;
+    } else if (what < 4 && a->count != 0) {
+        end_one(a, (int)upto(a->count));
+    } else if (what < 9 && a->count != 0) {
+        synthetic_sample(&a->s, a->open[upto(a->count)], a->node[upto((long)a->nodes)],
+                         (enum sample_state)upto(SAMPLE_STATES), (uint64_t)upto(1000));
+    } else {
+        synthetic_count(&a->s, 1 + (uint32_t)upto(2), (uint64_t)(1 + upto(1000)) * 10000);
+    }
+}
+
+static void replace(struct actor *a)
+{
+    synthetic_close_segment(&a->s);
+    a->closed = true;
+    pool_round(pool);
+    segment_unmap(&a->s.segment);
+    attach(a);
+    pool_scan(pool, true);
+}
+
+static void close_window_now(void)
+{
+    now += 2 * POOL_WINDOW_NS;
+    pool_account(pool, 12345, now);
+    pool_cycle(pool, now);
+}
+
+/* As if there were no room for another sample: some actions are folded. */
+static void starve(void)
+{
+    struct actions *actions = &pool->merge.actions;
+    uint32_t room = actions->samples_room, high = actions->samples_high, unused = actions->samples_free;
+    actions->samples_free = ACTIONS_NONE;
+    actions->samples_high = actions->samples_room = ACTIONS_SAMPLES_MOST;
+    for (int i = 0; i < WORKERS; i++)
+        for (int n = 0; n < 10 && actor[i].count != 0; n++)
+            synthetic_sample(&actor[i].s, actor[i].open[upto(actor[i].count)], actor[i].node[0], STATE_CPU,
+                             7);
+    pool_round(pool);
+    uint32_t *end = &actions->samples_free;
+    while (*end != ACTIONS_NONE)
+        end = &actions->sample[*end].next;
+    *end = unused;
+    actions->samples_high = high;
+    actions->samples_room = room;
+}
+
+static void step(void)
+{
+    for (int i = 0; i < WORKERS; i++)
+        for (long n = upto(60); n > 0; n--)
+            act(&actor[i]);
+    pool_round(pool);
+    if (upto(40) == 0)
+        replace(&actor[upto(WORKERS)]);
+    if (upto(25) == 0)
+        close_window_now();
+    if (upto(60) == 0)
+        starve();
+}
+
+/* ---- promises ------------------------------------------------------------------------------------------ */
+
+START_TEST(a_chain_says_all_that_changed)
+{
+    srand48(_i + 1);
+    unsigned pieces = 0, chains = 0;
+    for (int i = 0; i < STEPS; i++) {
+        step();
+        if (upto(3) == 0)
+            continue;
+        uint64_t before = pool->chain.bytes;
+        ck_assert_int_eq(checkpoint_write(pool), 0);
+        pieces++;
+        chains += pool->chain.bytes <= before;
+        if (upto(4) != 0)
+            continue;
+        char *here = state_of(pool), *there = loaded();
+        ck_assert_msg(strcmp(here, there) == 0, "%s", first_difference(here, there));
+        free(here);
+        free(there);
+        if (upto(6) == 0) {
+            pool_close(pool);
+            open_pool();
+        }
+    }
+    ck_assert_uint_gt(pieces, STEPS / 2);
+    ck_assert_uint_lt(chains, pieces / 2); /* most of them did go into a chain */
+}
+END_TEST
+
+/* Two pieces, of which the second tells that one action more ended; then the file's bytes. */
+static size_t two_pieces(char **bytes)
+{
+    for (int i = 0; i < 2; i++) {
+        uint64_t serial = synthetic_begin(&actor[0].s, 1, 0, 1);
+        ck_assert(synthetic_sample(&actor[0].s, serial, actor[0].node[0], STATE_CPU, 10 * MS));
+        synthetic_finish(&actor[0].s, serial, 1, 10 * MS, false);
+        pool_round(pool);
+        pool_round(pool);
+        ck_assert_int_eq(checkpoint_write(pool), 0);
+    }
+    size_t size;
+    ck_assert_int_eq(store_chain_read(path, bytes, &size), 0);
+    ck_assert_uint_eq(size, pool->chain.bytes);
+    return size;
+}
+
+static void put_bytes(const char *bytes, size_t size)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    ck_assert_int_eq(write(fd, bytes, size), (ssize_t)size);
+    close(fd);
+}
+
+START_TEST(a_tail_torn_anywhere_is_the_state_before_it)
+{
+    char *bytes, *early = NULL;
+    size_t size = two_pieces(&bytes);
+    size_t first = sizeof(uint64_t) * 3 + pool->whole_bytes;
+    ck_assert_uint_lt(first, size);
+    for (size_t cut = first; cut < size; cut += 1 + (size_t)upto(3)) {
+        put_bytes(bytes, cut);
+        char *state = loaded();
+        if (early == NULL)
+            early = state;
+        ck_assert_msg(strcmp(state, early) == 0, "cut at %zu: %s", cut, first_difference(early, state));
+        if (state != early)
+            free(state);
+    }
+    put_bytes(bytes, size);
+    char *late = loaded();
+    ck_assert_int_ne(strcmp(late, early), 0);
+    free(late);
+    free(early);
+    free(bytes);
+}
+END_TEST
+
+START_TEST(what_an_earlier_attempt_left_behind_the_end_is_no_part_of_it)
+{
+    char *bytes;
+    size_t size = two_pieces(&bytes), first = sizeof(uint64_t) * 3 + pool->whole_bytes;
+    char *twice = malloc(size + size - first);
+    memcpy(twice, bytes, size);
+    memcpy(twice + size, bytes + first, size - first); /* the same piece again: whole, but not the next */
+    put_bytes(bytes, size);
+    char *once = loaded();
+    put_bytes(twice, size + size - first);
+    char *again = loaded();
+    ck_assert_str_eq(once, again);
+    free(once);
+    free(again);
+    free(twice);
+    free(bytes);
+}
+END_TEST
+
+START_TEST(what_a_damaged_piece_held_is_not_read_from_lanes_that_were_overwritten)
+{
+    char *bytes;
+    size_t size = two_pieces(&bytes), first = sizeof(uint64_t) * 3 + pool->whole_bytes;
+    bytes[(first + size) / 2] ^= 1;
+    put_bytes(bytes, size);
+    free(bytes);
+    pool_close(pool);
+    open_pool();
+    /* The heads have passed what the damaged piece held, so it is gone, once; what comes is counted. */
+    uint64_t samples = pool->merge.open->sums.samples;
+    ck_assert_uint_eq(samples, 1);
+    pool_round(pool);
+    ck_assert_uint_eq(pool->merge.open->sums.samples, 1);
+    uint64_t serial = synthetic_begin(&actor[0].s, 1, 0, 1);
+    ck_assert(synthetic_sample(&actor[0].s, serial, actor[0].node[0], STATE_CPU, 10 * MS));
+    pool_round(pool);
+    ck_assert_uint_eq(pool->merge.open->sums.samples, 2);
+    ck_assert_uint_eq(pool->quarantined, 0);
+}
+END_TEST
+
+START_TEST(a_piece_that_found_no_room_is_written_later)
+{
+    char *bytes;
+    two_pieces(&bytes);
+    free(bytes);
+    struct rlimit before, none;
+    uint64_t end = pool->chain.bytes;
+    for (int i = 0; i < 20; i++)
+        synthetic_begin(&actor[0].s, 1, 0, 1);
+    pool_round(pool);
+    signal(SIGXFSZ, SIG_IGN);
+    ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &before), 0);
+    none = before;
+    none.rlim_cur = end + 100; /* the piece begins to be written, and stops in the middle */
+    ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &none), 0);
+    int rc = checkpoint_write(pool);
+    ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &before), 0);
+    ck_assert_int_ne(rc, 0);
+    struct stat st;
+    ck_assert_int_eq(stat(path, &st), 0);
+    ck_assert_uint_eq((uint64_t)st.st_size, end);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    ck_assert_uint_gt(pool->chain.bytes, end);
+    char *here = state_of(pool), *there = loaded();
+    ck_assert_str_eq(here, there);
+    free(here);
+    free(there);
+}
+END_TEST
+
+START_TEST(a_long_chain_is_begun_anew)
+{
+    char *bytes;
+    two_pieces(&bytes);
+    free(bytes);
+    uint64_t most = 0;
+    bool anew = false;
+    for (int i = 0; i < 400 && !anew; i++) {
+        for (int w = 0; w < WORKERS; w++)
+            for (int n = 0; n < 100; n++)
+                synthetic_begin(&actor[w].s, 1, 0, 1);
+        pool_round(pool);
+        ck_assert_int_eq(checkpoint_write(pool), 0);
+        anew = pool->chain.bytes < most;
+        most = pool->chain.bytes;
+    }
+    ck_assert(anew);
+}
+END_TEST
+
+START_TEST(bytes_that_ask_for_much_memory_are_refused)
+{
+    static const char *const greedy[] = {"\xdd\xff\xff\xff\xff", "\xdc\xff\xff\x90",
+                                         "\xc6\xff\xff\xff\xff", "\x91\x91\x91\x91\x91\x91\x91\x91\x91\xc0",
+                                         "\x81\x01\x01",         "\x92\x01",
+                                         "\x91\x01\x01"};
+    for (size_t i = 0; i < sizeof greedy / sizeof *greedy; i++) {
+        struct pack_reader reader;
+        ck_assert(!pack_open(&reader, greedy[i], strlen(greedy[i]), greedy[i][0] & 0x0f));
+        pack_close(&reader);
+    }
+    struct pack_reader reader;
+    ck_assert(pack_open(&reader,
+                        "\x92\x01\xc4\x02"
+                        "ab",
+                        6, 2));
+    pack_close(&reader);
+    ck_assert(!pack_open(&reader, "", 0, 0));
+    pack_close(&reader);
+}
+END_TEST
+
+int main(void)
+{
+    rcu_init();
+    rcu_register_thread();
+    guard_install();
+    destinations_start();
+    log_open("/dev/null");
+    Suite *suite = suite_create("checkpoint chain");
+    TCase *cases = tcase_create("promises");
+    tcase_add_checked_fixture(cases, set_up, tear_down);
+    tcase_set_timeout(cases, 60);
+    tcase_add_loop_test(cases, a_chain_says_all_that_changed, 0, 3);
+    tcase_add_test(cases, a_tail_torn_anywhere_is_the_state_before_it);
+    tcase_add_test(cases, what_an_earlier_attempt_left_behind_the_end_is_no_part_of_it);
+    tcase_add_test(cases, what_a_damaged_piece_held_is_not_read_from_lanes_that_were_overwritten);
+    tcase_add_test(cases, a_piece_that_found_no_room_is_written_later);
+    tcase_add_test(cases, a_long_chain_is_begun_anew);
+    tcase_add_test(cases, bytes_that_ask_for_much_memory_are_refused);
+    suite_add_tcase(suite, cases);
+    SRunner *runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    rcu_unregister_thread();
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
