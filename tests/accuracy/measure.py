@@ -65,7 +65,7 @@ def truth_ranges(truth):
     on a machine with a core to spare they are the same.
     """
     clock = shares(truth['cpu'])
-    ready = shares({f: (truth['wall'] if f.startswith('compute') else truth['cpu'])[f] for f in truth['cpu']})
+    ready = shares({f: truth['cpu'][f] + truth['delay'][f] for f in truth['cpu']})
     return {
         'wall': {f: (share, share) for f, share in shares(truth['wall']).items()},
         'cpu': {f: (min(clock[f], ready[f]), max(clock[f], ready[f])) for f in clock},

@@ -3,8 +3,9 @@
     table.py SECONDS [--unit SECONDS] [--wait]
 
 Eight functions take 1, 2, 4 and 8 units of computing and of sleep a round, in an order drawn anew for each round.
-What each took is measured in here around every call: CPU by the thread's own clock, wall time by the monotonic one.
-That is the truth, printed as one JSON object at the end: {"cpu": {function: seconds}, "wall": {…}, "rounds": …}.
+What each took is measured in here around every call: CPU by the thread's own clock, wall time by the monotonic one,
+and how long it was ready without a core by the kernel's account. That is the truth, printed as one JSON object at the
+end: {"cpu": {function: seconds}, "wall": {…}, "delay": {…}, "rounds": …}.
 
 Each round is an action `table`, if profiling is on. With --wait it says `ready` and begins when a line comes on
 stdin, so that a profiler can be attached before; such a profiler needs no actions, nor `profilomatic` to be there.
@@ -12,6 +13,7 @@ stdin, so that a profiler can be attached before; such a profiler needs no actio
 
 import argparse
 import json
+import os
 import random
 import sys
 import time
@@ -67,7 +69,16 @@ class Table:
         self.loops = self.calibrated()
         self.cpu = {function.__name__: 0.0 for function in FUNCTIONS}
         self.wall = dict(self.cpu)
+        self.delay = dict(self.cpu)
         self.rounds = 0
+        try:
+            self.account = os.open('/proc/thread-self/schedstat', os.O_RDONLY)
+        except OSError:
+            self.account = None
+
+    def waited(self):
+        """Seconds that this thread was ready without a core; 0 where the kernel has no account."""
+        return int(os.pread(self.account, 64, 0).split()[1]) / 1e9 if self.account is not None else 0.0
 
     def calibrated(self):
         """How many turns of the loop take one unit: the fastest of some, since this only sets the scale."""
@@ -82,14 +93,15 @@ class Table:
         order = list(FUNCTIONS)
         random.shuffle(order)
         for function in order:
-            wall, cpu = time.perf_counter(), time.thread_time()
+            waited, wall, cpu = self.waited(), time.perf_counter(), time.thread_time()
             function(self)
             self.cpu[function.__name__] += time.thread_time() - cpu
             self.wall[function.__name__] += time.perf_counter() - wall
+            self.delay[function.__name__] += self.waited() - waited
         self.rounds += 1
 
     def truth(self):
-        return {'cpu': self.cpu, 'wall': self.wall, 'rounds': self.rounds}
+        return {'cpu': self.cpu, 'wall': self.wall, 'delay': self.delay, 'rounds': self.rounds}
 
 
 def rounds_as_actions(table, seconds):
