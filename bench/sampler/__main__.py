@@ -16,10 +16,11 @@ import json
 import os
 import sys
 
+import rivals
 import ticks
 from common import PROJECT, Bench
 
-PARTS = {'tick': ticks.tick, 'crowd': ticks.crowd, 'idle': ticks.idle}
+PARTS = {'tick': ticks.tick, 'crowd': ticks.crowd, 'idle': ticks.idle, 'rivals': rivals.rivals}
 
 
 def parse():

@@ -287,7 +287,43 @@ def slowdown(options):
     return {'pairs': pairs, 'sampler_cpu': sampler['cpu'], 'ticks': sampler['ticks'], 'application_cpu': application}
 
 
-MODES = {'tick': tick, 'crowd': crowd, 'idle': idle, 'slowdown': slowdown}
+def compute_until_told(options):
+    """Compute until a line comes on stdin; `how` says beside what: 'plain', 'bare' (a bare timer), 'profiled'."""
+    how, interval = options['how'], 1 / options['hertz']
+    told = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.readline(), told.set()), daemon=True).start()
+    if how == 'profiled':
+        return compute_profiled(interval, told)
+    timer = BareTimer(options['bare']) if how == 'bare' else None
+    if timer:
+        timer.start(interval)
+    print('ready', flush=True)
+    at_depth(compute_while, told)
+    if timer:
+        timer.stop()
+    return {}
+
+
+def compute_while(told):
+    while not told.is_set():
+        total = 0
+        for i in range(20000):
+            total += i * i
+
+
+def compute_profiled(interval, told):
+    """In actions of half a second."""
+    switch_on(interval)
+    meter = Meter()
+    hooks = meter.before['hook_cpu']
+    print('ready', flush=True)
+    while not told.is_set():
+        with profiled('bench'):
+            at_depth(compute, time.perf_counter() + 0.5)
+    return dict(meter.read(), hook_cpu=meter.status()['hook_cpu'] - hooks)
+
+
+MODES = {'tick': tick, 'crowd': crowd, 'idle': idle, 'slowdown': slowdown, 'compute': compute_until_told}
 
 if __name__ == '__main__':
     print(json.dumps(MODES[sys.argv[1]](json.loads(sys.argv[2]))))
