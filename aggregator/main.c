@@ -1,6 +1,7 @@
 /* profilomatic-aggregator: options, then one service until it is told to stop. */
 #include <errno.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,14 +112,19 @@ static int parse(int argc, char **argv, struct arguments *out)
     return -1;
 }
 
-/* Each worker takes two descriptors. */
-static void raise_descriptor_limit(void)
+/* A private one inherits what an application set for itself. Each worker takes two descriptors; and a file
+ * that grew to its limit is an error to be told, not a signal that ends the service. */
+static void raise_limits(void)
 {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
+    static const int limits[] = {RLIMIT_NOFILE, RLIMIT_FSIZE};
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+        struct rlimit limit;
+        if (getrlimit((unsigned)limits[i], &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+            limit.rlim_cur = limit.rlim_max;
+            setrlimit((unsigned)limits[i], &limit);
+        }
     }
+    signal(SIGXFSZ, SIG_IGN);
 }
 
 int main(int argc, char **argv)
@@ -136,7 +142,7 @@ int main(int argc, char **argv)
         }
         arguments.service.directory = directory;
     }
-    raise_descriptor_limit();
+    raise_limits();
     rcu_init();
     rcu_register_thread();
     int rc = destinations_start();

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -18,11 +20,14 @@ enum { FIRST_DESCRIPTOR = 500 }; /* out of the way of what the application opens
 
 static _Atomic uint32_t private_bits;
 static _Atomic uint32_t *bits = &private_bits;
+static struct stat stderr_at_start; /* zeros: there was none */
 
 void notice_open(void)
 {
     if (bits != &private_bits)
         return;
+    if (fstat(STDERR_FILENO, &stderr_at_start) != 0)
+        stderr_at_start = (struct stat){0};
     void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (page != MAP_FAILED)
         bits = page;
@@ -46,10 +51,44 @@ static bool first_in_group(enum notice kind)
     return !taken;
 }
 
+/*
+ * Is descriptor 2 still a place for messages? An application may have closed it and opened a file or a
+ * connection of its own, which got that number: nothing of ours belongs there. Where stderr was only sent to
+ * another place that is a terminal, a log, which is appended to, or what stdout was sent to as well.
+ */
+static bool stderr_is_for_messages(void)
+{
+    struct stat now, out;
+    int flags = fcntl(STDERR_FILENO, F_GETFL), out_flags = fcntl(STDOUT_FILENO, F_GETFL);
+    if (flags < 0 || fstat(STDERR_FILENO, &now) != 0)
+        return false;
+    if (now.st_ino == stderr_at_start.st_ino && now.st_dev == stderr_at_start.st_dev)
+        return true;
+    if (S_ISCHR(now.st_mode) || (S_ISREG(now.st_mode) && (flags & O_APPEND)))
+        return true;
+    return out_flags >= 0 && (out_flags & O_ACCMODE) != O_RDONLY && fstat(STDOUT_FILENO, &out) == 0 &&
+           out.st_ino == now.st_ino && out.st_dev == now.st_dev;
+}
+
+/* A log that has grown to RLIMIT_FSIZE is no reason for a signal. */
+static void write_line(const char *line, size_t bytes)
+{
+    static const struct timespec at_once;
+    sigset_t too_large, before;
+    sigemptyset(&too_large);
+    sigaddset(&too_large, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &too_large, &before);
+    if (write(STDERR_FILENO, line, bytes) < 0 && errno == EFBIG)
+        sigtimedwait(&too_large, NULL, &at_once);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 static void say(enum notice kind, const char *text)
 {
     char line[768];
     uint32_t bit = UINT32_C(1) << kind;
+    if (!stderr_is_for_messages())
+        return;
     if ((atomic_fetch_or_explicit(bits, bit, memory_order_relaxed) & bit) || !first_in_group(kind))
         return;
     int used = snprintf(line, sizeof line, "profilomatic: %s\n", text);
@@ -57,8 +96,7 @@ static void say(enum notice kind, const char *text)
         used = (int)sizeof line - 1;
         line[used - 1] = '\n';
     }
-    if (write(STDERR_FILENO, line, (size_t)used) < 0)
-        return; /* nowhere to say it */
+    write_line(line, (size_t)used); /* if it fails there is nowhere to say it */
 }
 
 void notice_once(enum notice kind, const char *format, ...)

@@ -436,9 +436,10 @@ static void *sampler_main(void *unused)
     atomic_store(&sampler.tid, (uint32_t)syscall(SYS_gettid));
     atomic_store(&worker.segment.worker->sampler_tid, atomic_load(&sampler.tid));
     /* A descriptor table of our own, empty: the application never sees our scratch, cannot close it by
-     * mistake, and nothing that it has open stays open because of us. Where the kernel refuses, the scratch
-     * is checked at each use. */
+     * mistake, and nothing that it has open stays open because of us. Where the kernel refuses there is no
+     * scratch. */
     bool own_table = syscall(SYS_close_range, 0u, ~0u, CLOSE_RANGE_UNSHARE) == 0;
+    w->copy.no_scratch = !own_table;
     int rc = copy_open(&w->copy);
     w->copy.own_table = own_table;
     if (rc != 0)

@@ -152,7 +152,7 @@ static int make_segment(struct segment *segment)
     if (worker.settings.process) /* no action may ever come whose begin could renew it */
         sizes.sampler_definitions *= 4;
     rc = segment_create(segment, rings, worker.settings.source, worker.settings.python_hexversion, &sizes);
-    if (rc == -ENOSPC)
+    if (rc == -ENOSPC || rc == -EFBIG)
         rc = segment_create(segment, rings, worker.settings.source, worker.settings.python_hexversion,
                             &segment_small_sizes);
     return rc;

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -112,6 +113,9 @@ static void fill_header(struct segment_header *header, const char *source, uint3
 /* Reserve every page and make it resident, so that no later write can fault or fail. */
 static int allocate(int fd, uint64_t bytes)
 {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < bytes)
+        return -EFBIG; /* the kernel would say so by SIGXFSZ as well, which ends who does not expect it */
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);

@@ -266,7 +266,13 @@ static int check_threads(void)
     struct self_test *test = PyMem_RawCalloc(1, sizeof *test);
     if (test == NULL)
         return fault(ENOMEM, "no memory for the start-up check");
+    /* Other threads may close descriptors meanwhile, or open some. */
+    test->copy.no_scratch = true;
     int error = copy_open(&test->copy);
+    if (error != 0) {
+        test->copy.no_scratch = false;
+        error = copy_open(&test->copy);
+    }
     if (error == 0)
         error = check_self(test);
     if (error == 0)

@@ -19,11 +19,17 @@ enum {
     HIGH_DESCRIPTOR = 900, /* out of the way of applications that close and reuse low numbers */
 };
 
+/* Beyond the limit a write brings SIGXFSZ, or is cut short at it. It may come at any time. */
+static bool limit_is_too_low(void)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < SCRATCH_BYTES;
+}
+
 /* The memfd as descriptor, or -errno. Sealed, so that nobody can truncate it under our mapping. */
 static int make_scratch(void)
 {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < SCRATCH_BYTES)
+    if (limit_is_too_low())
         return -EFBIG;
     int fd = memfd_create("pom-scratch", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
@@ -83,9 +89,8 @@ static bool works(struct copy *copy)
 
 int copy_open(struct copy *copy)
 {
-    memset(copy, 0, sizeof *copy);
-    copy->fd = -1;
-    int first = open_memfd(copy);
+    *copy = (struct copy){.fd = -1, .no_scratch = copy->no_scratch};
+    int first = copy->no_scratch ? -EBADF : open_memfd(copy);
     if (first == 0) {
         if (works(copy))
             return 0;
@@ -100,6 +105,8 @@ int copy_open(struct copy *copy)
     if (works(copy))
         return 0;
     copy_close(copy);
+    if (copy->no_scratch)
+        return fault(EPERM, "process_vm_readv cannot copy memory here, and descriptors are shared");
     return fault(-first, "neither pwritev into a memfd nor process_vm_readv can copy memory here");
 }
 
@@ -109,8 +116,7 @@ void copy_close(struct copy *copy)
         munmap(copy->bytes, SCRATCH_BYTES);
     if (copy->bytes != NULL && copy->fd >= 0 && scratch_is_ours(copy))
         close(copy->fd);
-    memset(copy, 0, sizeof *copy);
-    copy->fd = -1;
+    *copy = (struct copy){.fd = -1, .no_scratch = copy->no_scratch};
 }
 
 void copy_forget(struct copy *copy)
@@ -142,6 +148,8 @@ ssize_t copy_gather(struct copy *copy, const struct iovec *pieces, int count)
         for (int i = 0; i < now; i++)
             bytes += pieces[from + i].iov_len;
         ssize_t got = gather_at(copy, pieces + from, now, done, bytes);
+        if ((got == -EFBIG || (got >= 0 && (size_t)got < bytes)) && !copy->readv && limit_is_too_low())
+            return -EFBIG; /* not for what stands at that address */
         if (got < 0)
             return from == 0 ? got : (ssize_t)done;
         done += (size_t)got;
@@ -156,7 +164,7 @@ bool copy_piece(struct copy *copy, uintptr_t address, void *out, size_t bytes)
     struct iovec local = {out, bytes}, remote = {(void *)address, bytes};
     if (syscall(SYS_process_vm_readv, getpid(), &local, 1UL, &remote, 1UL, 0UL) == (long)bytes)
         return true;
-    if (errno == EFAULT || copy->readv || copy->bytes == NULL || !scratch_is_ours(copy))
+    if (errno == EFAULT || copy->readv || copy->bytes == NULL || !scratch_is_ours(copy) || limit_is_too_low())
         return false;
     for (size_t done = 0; done < bytes;) {
         size_t now = bytes - done < SINGLE_BYTES ? bytes - done : SINGLE_BYTES;
