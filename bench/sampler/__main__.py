@@ -6,9 +6,12 @@ parts:
   tick       CPU of a sampler tick against a bare timer thread's, one running thread, 32 frames, 100 Hz and 1 kHz
   crowd      what each further running and each further blocked thread adds to a tick
   idle       wake-ups of a worker that serves nothing
+  slowdown   what the sampled thread itself loses at 1 kHz
+  rivals     CPU of the whole profiler against py-spy's, austin's and, on 3.15, profiling.sampling's
 
-Builds are taken from build/ (`scons`); nothing else is needed for these. Exit status 0, with --check 1 if a bar is
-missed.
+What is measured is taken from build/ (`scons`). The rivals are installed from PyPI into build/venv-bench; what needs
+3.15 runs in build/unstable, which `tests/versions` makes, and is skipped without it. Exit status 0, with --check 1
+if a bar is missed.
 """
 
 import argparse
@@ -17,10 +20,17 @@ import os
 import sys
 
 import rivals
+import slowdown
 import ticks
 from common import PROJECT, Bench
 
-PARTS = {'tick': ticks.tick, 'crowd': ticks.crowd, 'idle': ticks.idle, 'rivals': rivals.rivals}
+PARTS = {
+    'tick': ticks.tick,
+    'crowd': ticks.crowd,
+    'idle': ticks.idle,
+    'slowdown': slowdown.slowdown,
+    'rivals': rivals.rivals,
+}
 
 
 def parse():
