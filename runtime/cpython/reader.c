@@ -163,6 +163,12 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
         }
         bool confirmed = snapshot.gap == 0 || snapshot.gap == gap;
         gap = snapshot.gap;
+        if (walked != WALK_VALID || !walk_met_mark(&snapshot)) {
+            if (walk_from_root(&snapshot, copy, out))
+                walked = WALK_VALID, confirmed = true;
+            else if (walked == WALK_VALID)
+                walk_stack(&snapshot, copy, out, &missing); /* a later moment is better than none */
+        }
         if (walked == WALK_VALID && confirmed && !any_died(out, deaths)) {
             snapshot_settle(&snapshot);
             return out->count != 0;

@@ -21,7 +21,7 @@ struct plan {
     int count;
     uint32_t bytes;
     const uint8_t *next;
-    struct iovec pieces[1 + READER_CFRAMES + READER_CHUNKS + READER_OFF_CHUNK + 1];
+    struct iovec pieces[2 + READER_CFRAMES + READER_CHUNKS + READER_OFF_CHUNK + 1];
 };
 
 static const uint8_t *name(struct plan *plan, uintptr_t address, uint32_t bytes)
@@ -124,11 +124,15 @@ static enum outcome mend(const struct plan *plan, size_t got, struct copy *copy,
         got -= plan->pieces[at++].iov_len;
     if (at == 0 || at >= plan->count - 1)
         return GONE;
-    if (at <= p->cframes) {
-        p->cframe[at - 1] = p->cframe[--p->cframes];
-        p->cframe_idle[at - 1] = p->cframe_idle[p->cframes];
-        return AGAIN;
+#if LEAF_THROUGH_CFRAME
+    for (int i = 0; i < p->cframes; i++) {
+        if (p->cframe[i] + offsetof(_PyCFrame, current_frame) == (uintptr_t)plan->pieces[at].iov_base) {
+            p->cframe[i] = p->cframe[--p->cframes];
+            p->cframe_idle[i] = p->cframe_idle[p->cframes];
+            return AGAIN;
+        }
     }
+#endif
     uintptr_t frame = (uintptr_t)plan->pieces[at].iov_base + FRAME_PREFIX;
     for (int i = 0; i < p->frames; i++) {
         if (p->frame[i] == frame) {
@@ -183,11 +187,13 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
     snapshot->cut = p->cut;
     snapshot->chunks = p->chunks;
     snapshot->frames = p->frames;
-    snapshot->leaf = snapshot->gap = 0;
+    snapshot->leaf = snapshot->leaf_end = snapshot->gap = 0;
     snapshot->met_last = 0;
 
     struct plan plan = {.next = copy->bytes};
 #if LEAF_THROUGH_CFRAME
+    const uint8_t *top =
+        name(&plan, thread->tstate + offsetof(PyThreadState, datastack_top), sizeof(uintptr_t));
     const uint8_t *leaf = name(&plan, thread->tstate + offsetof(PyThreadState, cframe), sizeof(uintptr_t));
     for (int i = 0; i < p->cframes; i++)
         name(&plan, p->cframe[i] + offsetof(_PyCFrame, current_frame), sizeof(uintptr_t));
@@ -216,6 +222,9 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
     if (!is_thread(thread, snapshot->tstate))
         return GONE;
     snapshot->whole = true;
+#if LEAF_THROUGH_CFRAME
+    snapshot->top = word_at(top);
+#endif
     return find_leaf(snapshot, leaf, p);
 }
 
@@ -324,7 +333,9 @@ void snapshot_settle(const struct snapshot *snapshot)
         p->chunks = k + 1; /* newer ones were given back */
         uint32_t wanted = chunk_part((uint64_t)(top - newest) + SLACK, head->size);
         uint32_t had = p->chunk_used[k];
-        p->chunk_used[k] = wanted >= had ? wanted : had - (had - wanted) / 8 / 8 * 8;
+        /* Slowly, as a stack that turns out to be deeper must be gathered again, and by then it may be
+         * another. */
+        p->chunk_used[k] = wanted >= had ? wanted : had - (had - wanted) / 32 / 8 * 8;
     }
 }
 

@@ -2,13 +2,14 @@
  * Snapshot: what one gather brought of a thread, and where the next one will look. By snapshot.c for the
  * versions that have a data stack, by heap_frames.c for 3.10, which has none.
  *
- * Order of the pieces, which is the order in which the kernel copies them: what points to the leaf frame; the
- * frames outside the data stack that are next to the leaf; the used part of the newest chunk of the data
- * stack; older chunks; the other frames outside; the thread state. The leaf comes first and what changes
- * fastest right behind it, so that the stack found below the leaf is the one the leaf belonged to. Frames
- * that have left the data stack stay readable there until others are pushed; what has left the C stack
- * (shims, 3.12+) is overwritten at once, so these go before it: behind it, calls from C of a microsecond
- * would be found broken, and be missing from profiles.
+ * Order of the pieces, which is the order in which the kernel copies them: the mark, one word that says where
+ * the stack ends and so fixes the moment of the sample; what else points to the leaf frame; the frames
+ * outside the data stack that are next to the leaf; the used part of the newest chunk of the data stack;
+ * older chunks; the other frames outside; the thread state. The leaf comes first and what changes fastest
+ * right behind it, so that the stack found below the leaf is the one the leaf belonged to. Frames that have
+ * left the data stack stay readable there until others are pushed; what has left the C stack (shims, 3.12+)
+ * is overwritten at once, so these go before it: behind it, calls from C of a microsecond would be found
+ * broken, and be missing from profiles.
  */
 #ifndef RUNTIME_CPYTHON_SNAPSHOT_H
 #define RUNTIME_CPYTHON_SNAPSHOT_H
@@ -57,9 +58,13 @@ struct snapshot {
     bool whole; /* all that was asked for came, if only the leaf may not have been found */
     bool cut;   /* there are older chunks than chunk_at[0] */
     int chunks, frames;
-    uintptr_t leaf;                      /* 0: the thread runs no Python code */
-    uintptr_t gap;                       /* the frame above dying ones that a walk met; 0: none */
-    uintptr_t chunk_at[READER_CHUNKS];   /* root first */
+    uintptr_t leaf;                    /* 0: the thread runs no Python code */
+#if LEAF_THROUGH_CFRAME
+    uintptr_t top;                     /* of the data stack: the mark */
+#endif
+    uintptr_t leaf_end;                /* where the leaf ends, if it lies on the data stack and was walked */
+    uintptr_t gap;                     /* the frame above dying ones that a walk met; 0: none */
+    uintptr_t chunk_at[READER_CHUNKS]; /* root first */
     const uint8_t *chunk[READER_CHUNKS]; /* copies; NULL: not gathered */
     uint32_t chunk_bytes[READER_CHUNKS];
     uintptr_t frame_at[READER_OFF_CHUNK];   /* single frames, leaf first as far as that was known */

@@ -146,6 +146,8 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
             return WALK_INVALID;
         from_c = frame_enters_from_c(frame);
         if (frame->owner == FRAME_OWNED_BY_THREAD) {
+            if (at == snapshot->leaf)
+                snapshot->leaf_end = at + seen.frame_bytes;
             if (k < 0 || (child != 0 && !follows(snapshot, copy, at + seen.frame_bytes, k, child, k_child)))
                 return WALK_INVALID;
             child = at;
@@ -165,7 +167,20 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
     return child == 0 || is_base(snapshot, copy, child, k_child) ? WALK_VALID : WALK_INVALID;
 }
 
-/* The generators and shims between the frame at `from` and its caller `caller` on the data stack (0: none).
+bool walk_met_mark(const struct snapshot *snapshot)
+{
+#if LEAF_THROUGH_CFRAME
+    return snapshot->leaf_end == snapshot->top;
+#else
+    (void)snapshot; /* the pointer to the leaf is the mark */
+    return true;
+#endif
+}
+
+/*
+ * The generators and shims between the frame at `from` and its caller `caller` on the data stack (0: none).
+ * What `from` points to may have gone from the C stack; then the caller, known by the sizes, called it
+ * through C.
  */
 static int between(struct snapshot *snapshot, struct copy *copy, uintptr_t from, uintptr_t caller,
                    struct stack_frame *frames, int most)
@@ -178,7 +193,9 @@ static int between(struct snapshot *snapshot, struct copy *copy, uintptr_t from,
             return -1;
         const _PyInterpreterFrame *frame = (const _PyInterpreterFrame *)(const void *)copied;
         if (!frame_is_entry(frame)) {
-            if (frame->owner != FRAME_OWNED_BY_GENERATOR || n == most || !look(copy, copied, &seen))
+            if (frame->owner != FRAME_OWNED_BY_GENERATOR || !look(copy, copied, &seen))
+                return hops == 0 && caller != 0 ? 0 : -1;
+            if (n == most)
                 return -1;
             frames[n++] = (struct stack_frame){seen.code, seen.instruction};
         }
@@ -187,42 +204,76 @@ static int between(struct snapshot *snapshot, struct copy *copy, uintptr_t from,
     return n;
 }
 
-void walk_root_side(struct snapshot *snapshot, struct copy *copy, struct stack *out)
+static int running_generators(const struct snapshot *snapshot)
+{
+    int n = 0;
+    for (int i = 0; i < snapshot->frames; i++) {
+        const _PyInterpreterFrame *frame = (const _PyInterpreterFrame *)(const void *)snapshot->frame[i];
+        n += frame->owner == FRAME_OWNED_BY_GENERATOR &&
+             generator_state(snapshot->frame[i]) == FRAME_EXECUTING;
+    }
+    return n;
+}
+
+static void turn_around(struct stack *stack)
+{
+    for (uint32_t i = 0, j = stack->count; i + 1 < j; i++) {
+        struct stack_frame frame = stack->frame[i];
+        stack->frame[i] = stack->frame[--j];
+        stack->frame[j] = frame;
+    }
+}
+
+bool walk_from_root(struct snapshot *snapshot, struct copy *copy, struct stack *out)
 {
     out->count = 0;
     if (snapshot->chunks == 0 || snapshot->chunk[0] == NULL || snapshot_chunk(snapshot, 0)->previous != NULL)
-        return;
-    /* What lies above the leaf, or above the top where the leaf is not known, is left over from earlier
-     * calls. */
-    uintptr_t last = snapshot->leaf, top = TSTATE_WORD(snapshot->tstate, datastack_top);
-    if (snapshot_chunk_of(snapshot, last, -1) < 0)
-        last = top - 1;
-    int last_chunk = snapshot_chunk_of(snapshot, last, -1);
+        return false;
+#if LEAF_THROUGH_CFRAME
+    uintptr_t last = snapshot->top - 1;
+#else
+    /* A leaf outside the data stack tells nothing of where that ended. */
+    uintptr_t last = snapshot_chunk_of(snapshot, snapshot->leaf, -1) >= 0
+                         ? snapshot->leaf
+                         : TSTATE_WORD(snapshot->tstate, datastack_top) - 1;
+#endif
+    int last_chunk = snapshot_chunk_of(snapshot, last, -1), generators = 0;
     uintptr_t at = snapshot->chunk_at[0] + CHUNK_HEAD + sizeof(void *), caller = 0;
+    bool begun = true;
     for (int k = 0; k < last_chunk || (k == last_chunk && at <= last);) {
         const uint8_t *copied = snapshot_frame(snapshot, at, k);
         struct seen seen;
         struct stack_frame frames[HOPS_MOST];
-        if (copied == NULL || !look(copy, copied, &seen) || seen.frame->owner != FRAME_OWNED_BY_THREAD)
+        if (!begun || copied == NULL || !look(copy, copied, &seen) ||
+            seen.frame->owner != FRAME_OWNED_BY_THREAD)
             break;
         int n = between(snapshot, copy, (uintptr_t)seen.frame->previous, caller, frames, HOPS_MOST);
         if (n < 0 || out->count + (uint32_t)n + 1 > STACK_FRAMES)
             break;
+        generators += n;
         while (n > 0)
             out->frame[out->count++] = frames[--n];
         if (seen.complete)
             out->frame[out->count++] = (struct stack_frame){seen.code, seen.instruction};
+        begun = seen.complete || seen.code->internal; /* else it cannot have called */
         caller = at;
         at += seen.frame_bytes;
         if (k + 1 < snapshot->chunks && snapshot->chunk[k + 1] != NULL &&
             at == snapshot->chunk_at[k] + CHUNK_HEAD + snapshot_chunk(snapshot, k)->top * sizeof(void *))
             at = snapshot->chunk_at[++k] + CHUNK_HEAD;
     }
-    for (uint32_t i = 0, j = out->count; i + 1 < j; i++) { /* leaf first */
-        struct stack_frame frame = out->frame[i];
-        out->frame[i] = out->frame[--j];
-        out->frame[j] = frame;
-    }
+    turn_around(out);
+#if LEAF_THROUGH_CFRAME
+    bool reached = at == snapshot->top;
+#else
+    bool reached = caller != 0 && caller == snapshot->leaf;
+#endif
+    return reached && generators == running_generators(snapshot);
+}
+
+void walk_root_side(struct snapshot *snapshot, struct copy *copy, struct stack *out)
+{
+    walk_from_root(snapshot, copy, out);
 }
 
 #endif
