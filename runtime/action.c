@@ -54,10 +54,10 @@ void action_make_uuid(uint8_t out[16])
     out[8] = (out[8] & 0x3F) | 0x80;
 }
 
-static int take_slot(void)
+static int find_free_slot(void)
 {
     for (int i = 0; i < SLOTS; i++)
-        if (atomic_load_explicit(&slots.slot[i].serial, memory_order_relaxed) == 0)
+        if (atomic_load_explicit(&slots.serial[i], memory_order_relaxed) == 0)
             return i;
     return NO_SLOT;
 }
@@ -76,7 +76,7 @@ static void fill_slot(int i, const struct action *action)
         atomic_store_explicit(&slot->facts[k], words[k], memory_order_relaxed);
     if ((uint32_t)i >= atomic_load_explicit(&slots.top, memory_order_relaxed))
         atomic_store_explicit(&slots.top, (uint32_t)i + 1, memory_order_relaxed);
-    atomic_store_explicit(&slot->serial, action->serial, memory_order_release);
+    atomic_store_explicit(&slots.serial[i], action->serial, memory_order_release);
     atomic_fetch_add_explicit(&slots.armed, 1, memory_order_seq_cst);
     sampler_wake(action->begin_ns);
 }
@@ -85,13 +85,13 @@ uint64_t slot_read(uint32_t i, struct slot_facts *facts)
 {
     const struct slot *slot = &slots.slot[i];
     uint64_t words[sizeof *facts / 8];
-    uint64_t serial = atomic_load_explicit(&slot->serial, memory_order_acquire);
+    uint64_t serial = atomic_load_explicit(&slots.serial[i], memory_order_acquire);
     if (serial == 0)
         return 0;
     for (size_t k = 0; k < sizeof *facts / 8; k++)
         words[k] = atomic_load_explicit(&slot->facts[k], memory_order_relaxed);
     atomic_thread_fence(memory_order_acquire);
-    if (atomic_load_explicit(&slot->serial, memory_order_relaxed) != serial)
+    if (atomic_load_explicit(&slots.serial[i], memory_order_relaxed) != serial)
         return 0;
     memcpy(facts, words, sizeof *facts);
     return serial;
@@ -100,7 +100,7 @@ uint64_t slot_read(uint32_t i, struct slot_facts *facts)
 /* True if the slot showed the action `from` and now shows `to`. */
 static bool change_slot(int i, uint64_t from, uint64_t to)
 {
-    return atomic_compare_exchange_strong_explicit(&slots.slot[i].serial, &from, to, memory_order_acq_rel,
+    return atomic_compare_exchange_strong_explicit(&slots.serial[i], &from, to, memory_order_acq_rel,
                                                    memory_order_relaxed);
 }
 
@@ -113,12 +113,22 @@ static bool arm(struct action *action, const struct action *parent)
         action->owns_slot = false;
         return true;
     }
-    action->slot = (int16_t)take_slot();
+    action->slot = (int16_t)find_free_slot();
     action->owns_slot = true;
     if (action->slot == NO_SLOT)
         return false;
     fill_slot(action->slot, action);
     return true;
+}
+
+/* After many threads at once: the sampler shall not go through all those slots for ever. */
+static void lower_top(void)
+{
+    uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed), used = top;
+    while (used > 0 && atomic_load_explicit(&slots.serial[used - 1], memory_order_relaxed) == 0)
+        used--;
+    if (used != top)
+        atomic_store_explicit(&slots.top, used, memory_order_relaxed);
 }
 
 static void disarm(struct action *action, const struct action *outer)
@@ -130,8 +140,9 @@ static void disarm(struct action *action, const struct action *outer)
         /* Also when an inner action was left open. If it was reclaimed it may be another's by now. */
         if (slot->owner == action->serial) {
             slot->owner = 0;
-            if (atomic_exchange_explicit(&slot->serial, 0, memory_order_acq_rel) != 0)
+            if (atomic_exchange_explicit(&slots.serial[action->slot], 0, memory_order_acq_rel) != 0)
                 atomic_fetch_sub_explicit(&slots.armed, 1, memory_order_seq_cst);
+            lower_top();
         }
     } else {
         bool shared = outer != NULL && outer->slot == action->slot && outer->serial != 0;
@@ -192,7 +203,7 @@ static bool admit(struct action *action, uint32_t hash)
         counter_add(&page->denied[DENIED_LANE_FULL], 1);
         return false;
     }
-    if (take_slot() == NO_SLOT) {
+    if (atomic_load_explicit(&slots.armed, memory_order_relaxed) >= SLOTS) {
         counter_add(&page->denied[DENIED_NO_SLOT], 1);
         return false;
     }
@@ -281,6 +292,8 @@ static void end_profiled(struct action *action, uint32_t row, uint64_t now, bool
         if (action->has_delay && read_run_delay(&delay_ns) && delay_ns >= action->begin_delay_ns) {
             record.run_delay_ns = delay_ns - action->begin_delay_ns;
             record.header.flags |= END_HAS_RUN_DELAY;
+            counter_add(&slots.ran_ns, record.cpu_ns);
+            counter_add(&slots.delayed_ns, record.run_delay_ns);
         }
     }
     lane_put(&worker.segment.lanes[LANE_ACTION], &record);

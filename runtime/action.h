@@ -21,7 +21,7 @@
 #include "shm/segment.h"
 
 enum {
-    SLOTS = 256, /* threads that can be inside profiled actions at once */
+    SLOTS = 1024, /* threads that can be inside profiled actions at once */
     NO_SLOT = -1,
 };
 
@@ -34,21 +34,22 @@ struct slot_facts {
 _Static_assert(sizeof(struct slot_facts) % 8 == 0, "whole words");
 
 /**
- * A thread inside a profiled action. Written with the GIL held: the other fields first, then `serial` with
- * release. The sampler loads `serial` with acquire and reads the fields; if `serial` is the same afterwards,
- * they belong to it. A serial is never used twice, and where the sampler may take a slot back at the same
- * time (slot_reclaim), `serial` changes by compare-and-swap.
+ * The table of slots, each of them a thread inside a profiled action. Written with the GIL held: the facts
+ * first, then `serial` with release. The sampler loads `serial` with acquire and reads the facts; if `serial`
+ * is the same afterwards, they belong to it. A serial is never used twice, and where the sampler may take a
+ * slot back at the same time (slot_reclaim), `serial` changes by compare-and-swap. At each tick it goes
+ * through all serials, which therefore stand together.
  */
-struct slot {
-    _Atomic uint64_t serial; /* innermost profiled action of the thread; 0: free */
-    uint64_t owner;          /* GIL holders: the action that took the slot and gives it back */
-    _Atomic uint64_t facts[sizeof(struct slot_facts) / 8];
-};
-
 struct slots {
     _Atomic uint32_t armed; /* slots in use */
-    _Atomic uint32_t top;   /* slots at and above it were never used */
-    struct slot slot[SLOTS];
+    _Atomic uint32_t top;   /* slots at and above it are free */
+    /* What the threads of all actions that have ended here have run, and have been ready without a core. */
+    _Atomic uint64_t ran_ns, delayed_ns;
+    _Atomic uint64_t serial[SLOTS]; /* innermost profiled action of the thread; 0: free */
+    struct slot {
+        uint64_t owner; /* GIL holders: the action that took the slot and gives it back */
+        _Atomic uint64_t facts[sizeof(struct slot_facts) / 8];
+    } slot[SLOTS];
 };
 extern struct slots slots;
 

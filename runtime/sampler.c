@@ -2,12 +2,10 @@
 #include "runtime/sampler.h"
 
 #include <errno.h>
-#include <linux/close_range.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,53 +13,26 @@
 #include "runtime/action.h"
 #include "runtime/limits.h"
 #include "runtime/notice.h"
+#include "runtime/sample.h"
 #include "runtime/spawn.h"
-#include "runtime/stacks.h"
 #include "runtime/worker.h"
 #include "shm/fault.h"
 
 enum {
     STACK_BYTES = 512 << 10,
-    OTHERS = 128,      /* threads outside actions that are sampled with scope "process" */
-    LIST_EVERY = 10,   /* ticks between two looks at the list of threads */
-    PUBLISH_EVERY = 8, /* ticks between two readings of our own CPU clock */
-    SWEEP_EVERY = 512, /* ticks between two sweeps of the code table */
-    SPAWNS = 3,        /* aggregators started at most in SPAWN_WINDOW_NS */
+    SPAWNS = 3, /* aggregators started at most in SPAWN_WINDOW_NS */
     AGGREGATOR_WAIT_MS = 3000,
     NAP_MS = 100, /* how often it looks whether it may sample, where it cannot or need not wait to be woken */
 };
 #define SPAWN_WINDOW_NS (60 * NS_PER_SECOND)
 #define RESTART_NS (30 * NS_PER_SECOND)
+#define PUBLISH_NS (100 * UINT64_C(1000000)) /* between two readings of our own CPU clock */
 
 enum sampler_state {
     STATE_NONE = 0,
     STATE_RUNNING = 1,
     STATE_PARKED = 2, /* waits on the futex */
     STATE_HELD = 3,   /* waits, and may not be woken: its segment is being replaced */
-};
-
-/* What is remembered of a thread between its samples. */
-struct view {
-    int32_t tid;
-    uint64_t tstate_id;
-    bool valid;          /* stack and state below are those of the last sample */
-    uint64_t sampled_ns; /* when it was sampled last, and its CPU clock then */
-    uint64_t sampled_cpu_ns;
-    uint32_t stack;
-    uint32_t state;
-    uint32_t flags;
-    struct reader_prediction prediction;
-    struct stack_memory memory;
-};
-
-/* All that the thread owns; reserved once a process, touched as far as it is used. */
-struct workspace {
-    struct copy copy;
-    struct stack stack;
-    struct view slot[SLOTS];
-    struct view other[OTHERS];
-    struct reader_thread list[OTHERS];
-    int listed;
 };
 
 static struct {
@@ -78,9 +49,8 @@ static struct {
     uint64_t spawned_ns[SPAWNS];
     uint64_t cpu_base_ns;
     uint64_t next_slot_ns; /* where the next interval begins at the earliest */
-    uint32_t ticks;
+    uint64_t published_ns;
     uint64_t random;
-    struct workspace *workspace;
 } sampler;
 
 /* False once `timeout` (NULL: never) has passed. */
@@ -217,203 +187,63 @@ static void look_for_aggregator(void)
 
 /* ---- sampling ------------------------------------------------------------------------------------------ */
 
-/* What a thread that does not hold the GIL is doing. `cpu_ns` is its clock as read a moment ago. */
-static uint32_t state_without_gil(const struct reader_thread *thread, uint64_t cpu_ns, bool gil_is_held)
-{
-    if (clock_read_ns(clock_of_thread(thread->tid)) != cpu_ns)
-        return STATE_NATIVE; /* its clock is running */
-    switch (reader_waits_for_gil(thread)) {
-    case 1:
-        return STATE_GIL_WAIT;
-    case 2:
-        return STATE_NATIVE; /* ready, without a core */
-    case 0:
-        return STATE_BLOCKED;
-    default:
-        /* A waiter for the GIL wakes every switch interval and so its clock creeps; a sleeper's stands still.
-         * We are here only because it moved. */
-        return gil_is_held ? STATE_GIL_WAIT : STATE_BLOCKED;
-    }
-}
-
-static void put_sample(struct view *view, uint64_t serial, uint64_t now, uint64_t interval_ns,
-                       uint64_t cpu_ns, uint32_t flags)
+static void publish(uint64_t now)
 {
     struct worker_page *page = worker.segment.worker;
-    struct record_sample record = {
-        .header = {.size = sizeof record, .kind = RECORD_SAMPLE, .flags = (uint16_t)flags},
-        .time_ns = now,
-        .action_serial = serial,
-        .stack = view->stack,
-        .state = view->state,
-        .wall_ns = interval_ns,
-        .cpu_ns = cpu_ns < interval_ns ? cpu_ns : interval_ns,
-    };
-    if (lane_put(&worker.segment.lanes[LANE_SAMPLER], &record))
-        counter_add(&page->samples, 1);
-}
-
-/*
- * One sample of one thread. `begin_ns`, `begin_cpu_ns` are those of its outermost profiled action (0 outside
- * any): CPU is measured from the later of that and the previous sample. False if the thread has gone.
- */
-static bool sample_thread(struct workspace *w, struct view *view, const struct reader_thread *thread,
-                          uint64_t serial, uint64_t begin_ns, uint64_t begin_cpu_ns,
-                          const struct rates *rates)
-{
-    struct worker_page *page = worker.segment.worker;
-    uint64_t now = clock_monotonic_ns();
-    if (view->tid != thread->tid || view->tstate_id != thread->tstate_id) {
-        view->tid = thread->tid;
-        view->tstate_id = thread->tstate_id;
-        view->valid = false;
-        view->sampled_ns = 0;
-        view->prediction.chunks = view->prediction.frames = 0;
-        view->memory.count = 0;
-    }
-    uint64_t cpu = clock_read_ns(clock_of_thread(thread->tid));
-    if (cpu == 0)
-        return syscall(SYS_tgkill, getpid(), thread->tid, 0) == 0 || errno != ESRCH;
-
-    bool first = view->sampled_ns <= begin_ns;
-    uint64_t since_ns = first ? begin_ns : view->sampled_ns;
-    uint64_t since_cpu = first ? begin_cpu_ns : view->sampled_cpu_ns;
-    uint64_t cpu_share = 0;
-    if (since_ns != 0 && now > since_ns && cpu > since_cpu)
-        cpu_share =
-            (uint64_t)((double)rates->interval_ns * (double)(cpu - since_cpu) / (double)(now - since_ns));
-
-    if (view->valid && cpu == view->sampled_cpu_ns) {
-        /* It ran nothing since before its last stack was read, so that stack is exact. */
-        view->sampled_ns = now;
-        put_sample(view, serial, now, rates->interval_ns, 0, view->flags | SAMPLE_REPEAT);
-        return true;
-    }
-    view->sampled_ns = now;
-    view->sampled_cpu_ns = cpu;
-
-    struct reader_facts facts = {0};
-    bool read = reader_read(&w->copy, thread, &view->prediction, &w->stack, &facts);
-    counter_add(&page->retries, w->stack.retries);
-    view->valid = read;
-    view->stack = 0;
-    view->flags = 0;
-    if (read) {
-        bool overflow = false;
-        view->stack = stacks_intern(&worker.segment, &w->stack, rates->granularity, &view->memory, &overflow);
-        view->flags = (w->stack.flags & STACK_TORN ? SAMPLE_TORN : 0) |
-                      (w->stack.flags & STACK_TRUNCATED ? SAMPLE_TRUNCATED : 0);
-        if (w->stack.flags & STACK_TORN) {
-            counter_add(&page->torn, 1);
-            view->valid = false;
-        }
-        if (overflow) {
-            counter_add(&page->overflow, 1);
-            atomic_store_explicit(&worker.want_fresh_segment, true, memory_order_relaxed);
-        }
-    } else {
-        counter_add(&page->unreadable, 1);
-    }
-    view->state = facts.holds_gil ? STATE_CPU : state_without_gil(thread, cpu, facts.gil_is_held);
-    put_sample(view, serial, now, rates->interval_ns, cpu_share, view->flags);
-    return true;
-}
-
-static void sample_slots(struct workspace *w, const struct rates *rates)
-{
-    uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed);
-    for (uint32_t i = 0; i < top; i++) {
-        struct slot_facts facts;
-        uint64_t serial = slot_read(i, &facts);
-        if (serial != 0 &&
-            !sample_thread(w, &w->slot[i], &facts.thread, serial, facts.begin_ns, facts.begin_cpu_ns, rates))
-            slot_reclaim(i, serial);
-    }
-}
-
-static bool in_a_slot(int32_t tid)
-{
-    uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed);
-    struct slot_facts facts;
-    for (uint32_t i = 0; i < top; i++)
-        if (slot_read(i, &facts) != 0 && facts.thread.tid == tid)
-            return true;
-    return false;
-}
-
-static void sample_others(struct workspace *w, const struct rates *rates)
-{
-    if (sampler.ticks % LIST_EVERY == 0)
-        w->listed = reader_list_threads(&w->copy, w->list, OTHERS);
-    for (int i = 0; i < w->listed; i++)
-        if (!in_a_slot(w->list[i].tid))
-            sample_thread(w, &w->other[i], &w->list[i], 0, 0, 0, rates);
-}
-
-static void publish(void)
-{
-    struct worker_page *page = worker.segment.worker;
+    sampler.published_ns = now;
     atomic_store_explicit(&page->sampler_cpu_ns, clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - sampler.cpu_base_ns,
                           memory_order_relaxed);
     atomic_store_explicit(&page->process_cpu_ns, clock_read_ns(CLOCK_PROCESS_CPUTIME_ID),
                           memory_order_relaxed);
-    atomic_store_explicit(&page->heartbeat_ns, clock_monotonic_ns(), memory_order_relaxed);
+    atomic_store_explicit(&page->heartbeat_ns, now, memory_order_relaxed);
 }
 
-static uint64_t random_below(uint64_t bound)
+static uint64_t random_number(void)
 {
     uint64_t x = sampler.random; /* xorshift64 (Marsaglia 2003) */
     x ^= x << 13;
     x ^= x >> 7;
     x ^= x << 17;
-    sampler.random = x;
-    return bound != 0 ? x % bound : 0;
+    return sampler.random = x;
 }
 
 /* Whether threads outside actions are to be sampled now. */
-static bool samples_others(const struct rates *rates, uint64_t now)
+static bool samples_others(const struct rates *rates)
 {
-    return rates->process && !rates->paused && limits_alive(now) &&
+    return rates->process && !rates->paused && limits_alive(clock_monotonic_ns()) &&
            atomic_load_explicit(&sampler.rest, memory_order_relaxed) == 0;
 }
 
 /* Tick until there is nothing to sample, or nothing to go by. */
-static void run(struct workspace *w)
+static void run(void)
 {
     struct rates rates;
     uint64_t generation = 0;
-    bool woken = true;
-    for (;;) {
+    uint64_t now = atomic_load_explicit(&sampler.woken_ns, memory_order_relaxed);
+    for (bool woken = true;; woken = false) {
         if (atomic_load_explicit(&sampler.stop, memory_order_relaxed) != 0 || reader_finalizing())
             return;
-        if (atomic_load_explicit(&sampler.look, memory_order_relaxed) != 0)
+        if (atomic_load_explicit(&sampler.look, memory_order_relaxed) != 0) {
             look_for_aggregator();
+            now = woken ? now : clock_monotonic_ns();
+        }
         if (!limits_rates(&rates, &generation) || rates.interval_ns == 0)
             return;
-        bool others = samples_others(&rates, clock_monotonic_ns());
+        bool others = samples_others(&rates);
         if (atomic_load_explicit(&slots.armed, memory_order_relaxed) == 0 && !others)
             return;
         /* Time is cut into intervals with one tick each, whose weight is the interval. One that is over
          * before the next begins (parked, or held up) leaves a gap; but a wake inside an interval whose tick
          * has been spent waits for its end, or actions in quick succession would get more ticks than their
          * time stands for. */
-        uint64_t now =
-            woken ? atomic_load_explicit(&sampler.woken_ns, memory_order_relaxed) : clock_monotonic_ns();
         if (now > sampler.next_slot_ns + (woken ? 0 : rates.interval_ns))
             sampler.next_slot_ns = now;
-        woken = false;
-        sleep_until(sampler.next_slot_ns + random_below(rates.interval_ns));
+        sleep_until(sampler.next_slot_ns + random_number() % rates.interval_ns);
         sampler.next_slot_ns += rates.interval_ns;
-        counter_add(&worker.segment.worker->ticks, 1);
-        sample_slots(w, &rates);
-        if (others)
-            sample_others(w, &rates);
-        if (++sampler.ticks % PUBLISH_EVERY == 0)
-            publish();
-        if (sampler.ticks % SWEEP_EVERY == 0) {
-            codes_sweep();
-            stacks_forget_codes();
-        }
+        sample_tick(&rates, others, random_number());
+        now = clock_monotonic_ns();
+        if (now - sampler.published_ns >= PUBLISH_NS)
+            publish(now);
     }
 }
 
@@ -427,7 +257,6 @@ static bool can_sample(int copy_error)
 
 static void *sampler_main(void *unused)
 {
-    struct workspace *w = sampler.workspace;
     (void)unused;
     prctl(PR_SET_NAME, "pom-sampler", 0, 0, 0);
     /* The usual slack of 50 us would move every tick past the end of a short action, with nothing moved in at
@@ -435,13 +264,7 @@ static void *sampler_main(void *unused)
     prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
     atomic_store(&sampler.tid, (uint32_t)syscall(SYS_gettid));
     atomic_store(&worker.segment.worker->sampler_tid, atomic_load(&sampler.tid));
-    /* A descriptor table of our own, empty: the application never sees our scratch, cannot close it by
-     * mistake, and nothing that it has open stays open because of us. Where the kernel refuses there is no
-     * scratch. */
-    bool own_table = syscall(SYS_close_range, 0u, ~0u, CLOSE_RANGE_UNSHARE) == 0;
-    w->copy.no_scratch = !own_table;
-    int rc = copy_open(&w->copy);
-    w->copy.own_table = own_table;
+    int rc = sample_begin();
     if (rc != 0)
         notice_defer(NOTICE_NO_SAMPLER, "actions are counted, but no stack is sampled: %s", fault_text());
     atomic_store(&sampler.look, 1);
@@ -450,38 +273,22 @@ static void *sampler_main(void *unused)
             (atomic_load(&sampler.watch) != 0 && !limits_alive(clock_monotonic_ns())))
             look_for_aggregator();
         if (rc == 0)
-            run(w);
+            run();
         if (!can_sample(rc))
             sleep_until(clock_monotonic_ns() + NAP_MS * UINT64_C(1000000));
-        publish();
+        publish(clock_monotonic_ns());
         park();
     }
-    copy_close(&w->copy);
+    sample_end();
     return NULL;
 }
 
 /* ---- life ---------------------------------------------------------------------------------------------- */
 
-static int reserve_workspace(void)
-{
-    int rc = stacks_open();
-    if (rc == 0)
-        rc = codes_open();
-    if (rc != 0 || sampler.workspace != NULL)
-        return rc;
-    void *memory =
-        mmap(NULL, sizeof *sampler.workspace, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED)
-        return fault(errno, "memory for the sampler");
-    sampler.workspace = memory;
-    sampler.workspace->copy.fd = -1;
-    return 0;
-}
-
 int sampler_start(void)
 {
     sampler.started_ns = clock_monotonic_ns();
-    int rc = reserve_workspace();
+    int rc = sample_open();
     if (rc != 0)
         return rc;
     atomic_store(&sampler.stop, 0);
@@ -510,12 +317,7 @@ int sampler_start(void)
 
 void sampler_begin_segment(void)
 {
-    stacks_reset();
-    struct workspace *w = sampler.workspace;
-    for (int i = 0; i < SLOTS; i++)
-        w->slot[i].valid = false;
-    for (int i = 0; i < OTHERS; i++)
-        w->other[i].valid = false;
+    sample_begin_segment();
     uint32_t tid = atomic_load(&sampler.tid);
     atomic_store(&worker.segment.worker->sampler_tid, tid);
     /* The thread's clock goes on; what it shows so far belongs to the former segment. */
@@ -524,21 +326,12 @@ void sampler_begin_segment(void)
 
 void sampler_after_fork(void)
 {
-    struct workspace *w = sampler.workspace;
-    if (w != NULL) {
-        copy_forget(&w->copy);
-        codes_after_fork();
-        stacks_reset();
-        /* Ids, clocks and addresses of the parent's threads mean nothing here. */
-        madvise(w, sizeof *w, MADV_DONTNEED);
-        w->copy.fd = -1;
-    }
+    sample_after_fork();
     atomic_store(&sampler.state, STATE_NONE);
     atomic_store(&sampler.look, 0);
     atomic_store(&sampler.stop, 0);
     atomic_store(&sampler.rest, 0);
     sampler.looked_ns = 0;
     memset(sampler.spawned_ns, 0, sizeof sampler.spawned_ns);
-    sampler.ticks = 0;
     sampler.next_slot_ns = 0;
 }

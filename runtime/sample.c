@@ -1,0 +1,391 @@
+/* One tick: see sample.h. */
+#include "runtime/sample.h"
+
+#include <errno.h>
+#include <linux/close_range.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "runtime/action.h"
+#include "runtime/draw.h"
+#include "runtime/stacks.h"
+#include "runtime/worker.h"
+#include "shm/fault.h"
+
+enum {
+    VIEWS = 2048, /* threads that are remembered */
+    VIEW_WAYS = 4,
+    OTHERS = 1024,     /* threads outside actions that are known */
+    LIST_EVERY = 10,   /* ticks between two looks at the list of threads, at least; and as many as it takes */
+    LISTED_A_TICK = 8, /*   for a tick to have read no more threads than this on the average */
+    SWEEP_EVERY = 512, /* ticks between two sweeps of the code table */
+};
+
+/* A waiter for the GIL wakes once in a switch interval, 5 ms if nobody changed it. */
+#define STILL_NS (7500 * UINT64_C(1000))
+#define CORE_SHARE_NS (2 * NS_PER_SECOND) /* of running, are remembered at most */
+
+/* What is remembered of a thread between its samples, in one cache line; the rest is in struct past. */
+struct view {
+    int32_t tid;      /* 0: nobody's */
+    uint16_t segment; /* number of the segment in which `stack` is defined */
+    bool valid;       /* stack and state are those of the last sample */
+    bool guessed;     /* that it waits for the GIL was concluded from its clock */
+    uint64_t tstate_id;
+    uint64_t sampled_ns;  /* when it was sampled last; 0: never */
+    uint64_t read_ns;     /* when its stack was read last, and its CPU clock right before, */
+    uint64_t read_cpu_ns; /*   which was the same at each sample since */
+    uint32_t stack;
+    uint32_t state;
+    uint32_t flags;
+};
+_Static_assert(sizeof(struct view) <= 64, "a cache line");
+
+/* What helps to read the next stack of a thread. */
+struct past {
+    struct reader_prediction prediction;
+    struct stack_memory memory;
+};
+
+/* A thread that is looked at in this tick. */
+struct subject {
+    struct slot_facts facts; /* begin_ns 0: outside any action */
+    uint64_t serial;
+    uint64_t now_ns, cpu_ns;
+    struct view *view;
+};
+
+static struct workspace {
+    struct copy copy;
+    struct view view[VIEWS];
+    uint32_t ticks, list_at;
+    uint16_t segment;
+    uint32_t listed;
+    uint64_t ran_ns, delayed_ns; /* what counts of core_share begins there */
+    uint16_t occupied[SLOTS];
+    uint64_t inside[32]; /* which slots' threads are inside actions, by the lowest bits of their ids */
+    struct subject unread[SAMPLE_LOOKS];
+    struct stack stack;
+    struct reader_thread list[OTHERS];
+    struct past past[VIEWS];
+} * work;
+
+/* Another number for another draw of the same tick. */
+static uint64_t scramble(uint64_t random)
+{
+    random = (random ^ random >> 32) * UINT64_C(0x9E3779B97F4A7C15);
+    return random ^ random >> 29;
+}
+
+static struct view *find_view(const struct reader_thread *thread)
+{
+    struct view *set = &work->view[(uint32_t)thread->tid % (VIEWS / VIEW_WAYS) * VIEW_WAYS], *oldest = set;
+    for (int i = 0; i < VIEW_WAYS; i++) {
+        if (set[i].tid == thread->tid && set[i].tstate_id == thread->tstate_id)
+            return &set[i];
+        if (set[i].sampled_ns < oldest->sampled_ns)
+            oldest = &set[i];
+    }
+    struct past *past = &work->past[oldest - work->view];
+    *oldest = (struct view){.tid = thread->tid, .tstate_id = thread->tstate_id};
+    past->prediction.chunks = past->prediction.frames = 0;
+    past->memory.count = 0;
+    return oldest;
+}
+
+/* ---- one thread ---------------------------------------------------------------------------------------- */
+
+/* What a thread that does not hold the GIL is doing. */
+static uint32_t state_without_gil(const struct subject *subject, bool gil_is_held)
+{
+    const struct reader_thread *thread = &subject->facts.thread;
+    subject->view->guessed = false;
+    if (clock_read_ns(clock_of_thread(thread->tid)) != subject->cpu_ns)
+        return STATE_NATIVE; /* its clock is running */
+    switch (reader_waits_for_gil(thread)) {
+    case 1:
+        return STATE_GIL_WAIT;
+    case 2:
+        return STATE_NATIVE; /* ready, without a core */
+    case 0:
+        return STATE_BLOCKED;
+    default:
+        /* A waiter for the GIL wakes every switch interval and so its clock creeps; a sleeper's stands still.
+         * We are here only because it moved; if it does so no more, it was a sleeper: see repeat. */
+        subject->view->guessed = gil_is_held;
+        return gil_is_held ? STATE_GIL_WAIT : STATE_BLOCKED;
+    }
+}
+
+static void put_sample(const struct subject *subject, uint64_t wall_ns, uint64_t cpu_ns, uint32_t flags)
+{
+    struct record_sample record = {
+        .header = {.size = sizeof record, .kind = RECORD_SAMPLE, .flags = (uint16_t)flags},
+        .time_ns = subject->now_ns,
+        .action_serial = subject->serial,
+        .stack = subject->view->stack,
+        .state = subject->view->state,
+        .wall_ns = wall_ns,
+        .cpu_ns = cpu_ns < wall_ns ? cpu_ns : wall_ns,
+    };
+    if (lane_put(&worker.segment.lanes[LANE_SAMPLER], &record))
+        counter_add(&worker.segment.worker->samples, 1);
+}
+
+/* It ran nothing since before its last stack was read, so that stack is exact, and so is what it did then. */
+static void repeat(const struct subject *subject, uint64_t wall_ns)
+{
+    struct view *view = subject->view;
+    if (view->guessed && subject->now_ns - view->read_ns > STILL_NS) {
+        view->state = STATE_BLOCKED;
+        view->guessed = false;
+    }
+    view->sampled_ns = subject->now_ns;
+    put_sample(subject, wall_ns, 0, view->flags | SAMPLE_REPEAT);
+}
+
+enum look { LOOK_REPEATED, LOOK_UNREAD, LOOK_GONE };
+
+/* Look at a thread; where its last sample holds, that is put again. */
+static enum look look_at(struct subject *subject, uint64_t wall_ns)
+{
+    const struct reader_thread *thread = &subject->facts.thread;
+    subject->now_ns = clock_monotonic_ns();
+    subject->cpu_ns = clock_read_ns(clock_of_thread(thread->tid));
+    if (subject->cpu_ns == 0)
+        return syscall(SYS_tgkill, getpid(), thread->tid, 0) == 0 || errno != ESRCH ? LOOK_REPEATED
+                                                                                    : LOOK_GONE;
+    struct view *view = subject->view = find_view(thread);
+    if (!view->valid || view->segment != work->segment || subject->cpu_ns != view->read_cpu_ns)
+        return LOOK_UNREAD;
+    repeat(subject, wall_ns);
+    return LOOK_REPEATED;
+}
+
+/* Of the time in which threads of this process could run, the part in which they had a core, of late. */
+static double core_share(void)
+{
+    uint64_t ran = atomic_load_explicit(&slots.ran_ns, memory_order_relaxed) - work->ran_ns;
+    uint64_t delayed = atomic_load_explicit(&slots.delayed_ns, memory_order_relaxed) - work->delayed_ns;
+    if (ran + delayed > CORE_SHARE_NS) {
+        work->ran_ns += ran / 2;
+        work->delayed_ns += delayed / 2;
+    }
+    return ((double)ran + 1e6) / ((double)(ran + delayed) + 1e6);
+}
+
+/*
+ * The CPU time that a sample stands for: the thread's share of CPU since its previous sample. The first one
+ * in an action has none before it, and what the thread did before it in the action must not stand for the
+ * rest: short actions that compute first and wait then would have nearly twice their CPU time. There what it
+ * does now decides.
+ */
+static uint64_t cpu_share(const struct subject *subject, uint64_t since_ns, uint64_t since_cpu_ns,
+                          uint64_t wall_ns)
+{
+    const uint32_t state = subject->view->state;
+    if (since_ns < subject->facts.begin_ns)
+        return state == STATE_CPU || state == STATE_NATIVE ? (uint64_t)((double)wall_ns * core_share()) : 0;
+    if (since_ns == 0 || subject->now_ns <= since_ns || subject->cpu_ns <= since_cpu_ns)
+        return 0;
+    return (uint64_t)((double)wall_ns * (double)(subject->cpu_ns - since_cpu_ns) /
+                      (double)(subject->now_ns - since_ns));
+}
+
+static void read_stack(const struct subject *subject, const struct rates *rates, uint64_t wall_ns)
+{
+    struct worker_page *page = worker.segment.worker;
+    struct view *view = subject->view;
+    struct past *past = &work->past[view - work->view];
+    const uint64_t before_ns = view->sampled_ns, before_cpu_ns = view->read_cpu_ns;
+    view->sampled_ns = view->read_ns = subject->now_ns;
+    view->read_cpu_ns = subject->cpu_ns;
+    view->segment = work->segment;
+    view->stack = view->flags = 0;
+
+    struct reader_facts facts = {0};
+    struct stack *stack = &work->stack;
+    view->valid = reader_read(&work->copy, &subject->facts.thread, &past->prediction, stack, &facts);
+    if (stack->retries != 0)
+        counter_add(&page->retries, stack->retries);
+    if (view->valid) {
+        bool overflow = false;
+        view->stack = stacks_intern(&worker.segment, stack, rates->granularity, &past->memory, &overflow);
+        view->flags = (stack->flags & STACK_TORN ? SAMPLE_TORN : 0) |
+                      (stack->flags & STACK_TRUNCATED ? SAMPLE_TRUNCATED : 0);
+        if (stack->flags & STACK_TORN) {
+            counter_add(&page->torn, 1);
+            view->valid = false;
+        }
+        if (overflow) {
+            counter_add(&page->overflow, 1);
+            atomic_store_explicit(&worker.want_fresh_segment, true, memory_order_relaxed);
+        }
+    } else {
+        counter_add(&page->unreadable, 1);
+    }
+    if (facts.holds_gil) {
+        view->state = STATE_CPU;
+        view->guessed = false;
+    } else {
+        view->state = state_without_gil(subject, facts.gil_is_held);
+    }
+    put_sample(subject, wall_ns, cpu_share(subject, before_ns, before_cpu_ns, wall_ns), view->flags);
+}
+
+static void read_stacks(uint32_t unread, const struct rates *rates, uint64_t wall_ns, uint64_t random)
+{
+    struct draw draw = draw_begin(unread, SAMPLE_READS, random);
+    wall_ns = draw_weight(unread, SAMPLE_READS, wall_ns);
+    for (uint32_t i; draw_next(&draw, &i);)
+        read_stack(&work->unread[i], rates, wall_ns);
+}
+
+/* ---- all threads --------------------------------------------------------------------------------------- */
+
+static void sample_slots(const struct rates *rates, uint64_t random)
+{
+    uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed), threads = 0, unread = 0;
+    for (uint32_t i = 0; i < top; i++)
+        if (atomic_load_explicit(&slots.serial[i], memory_order_relaxed) != 0)
+            work->occupied[threads++] = (uint16_t)i;
+
+    struct draw draw = draw_begin(threads, SAMPLE_LOOKS, random);
+    uint64_t wall_ns = draw_weight(threads, SAMPLE_LOOKS, rates->interval_ns);
+    for (uint32_t i; draw_next(&draw, &i);) {
+        struct subject *subject = &work->unread[unread];
+        subject->serial = slot_read(work->occupied[i], &subject->facts);
+        if (subject->serial == 0)
+            continue;
+        switch (look_at(subject, wall_ns)) {
+        case LOOK_GONE:
+            slot_reclaim(work->occupied[i], subject->serial);
+            break;
+        case LOOK_UNREAD:
+            unread++;
+            break;
+        default:
+            break;
+        }
+    }
+    read_stacks(unread, rates, wall_ns, scramble(random));
+}
+
+static void note_inside(void)
+{
+    uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed);
+    struct slot_facts facts;
+    memset(work->inside, 0, sizeof work->inside);
+    for (uint32_t i = 0; i < top; i++)
+        if (slot_read(i, &facts) != 0)
+            work->inside[(uint32_t)facts.thread.tid / 64 % 32] |= UINT64_C(1)
+                                                                  << (uint32_t)facts.thread.tid % 64;
+}
+
+static bool is_inside(int32_t tid)
+{
+    if ((work->inside[(uint32_t)tid / 64 % 32] >> (uint32_t)tid % 64 & 1) == 0)
+        return false;
+    uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed);
+    struct slot_facts facts;
+    for (uint32_t i = 0; i < top; i++)
+        if (slot_read(i, &facts) != 0 && facts.thread.tid == tid)
+            return true;
+    return false;
+}
+
+static void sample_others(const struct rates *rates, uint64_t random)
+{
+    if (work->ticks - work->list_at >= LIST_EVERY &&
+        work->ticks - work->list_at >= work->listed / LISTED_A_TICK) {
+        work->listed = (uint32_t)reader_list_threads(&work->copy, work->list, OTHERS);
+        work->list_at = work->ticks;
+    }
+    uint32_t unread = 0;
+    struct draw draw = draw_begin(work->listed, SAMPLE_LOOKS, random);
+    uint64_t wall_ns = draw_weight(work->listed, SAMPLE_LOOKS, rates->interval_ns);
+    note_inside();
+    for (uint32_t i; draw_next(&draw, &i);) {
+        struct subject *subject = &work->unread[unread];
+        if (is_inside(work->list[i].tid))
+            continue;
+        subject->serial = 0;
+        subject->facts = (struct slot_facts){.thread = work->list[i]};
+        if (look_at(subject, wall_ns) == LOOK_UNREAD)
+            unread++;
+    }
+    read_stacks(unread, rates, wall_ns, scramble(random));
+}
+
+void sample_tick(const struct rates *rates, bool others, uint64_t random)
+{
+    counter_add(&worker.segment.worker->ticks, 1);
+    work->ticks++;
+    sample_slots(rates, random);
+    if (others)
+        sample_others(rates, scramble(scramble(random)));
+    if (work->ticks % SWEEP_EVERY == 0) {
+        codes_sweep();
+        stacks_forget_codes();
+    }
+}
+
+/* ---- life ---------------------------------------------------------------------------------------------- */
+
+static void empty(void)
+{
+    work->copy.fd = -1;
+    work->list_at = 0U - LIST_EVERY; /* the first tick lists */
+}
+
+int sample_open(void)
+{
+    int rc = stacks_open();
+    if (rc == 0)
+        rc = codes_open();
+    if (rc != 0 || work != NULL)
+        return rc;
+    void *memory =
+        mmap(NULL, sizeof *work, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
+        return fault(errno, "memory for the sampler");
+    work = memory;
+    empty();
+    return 0;
+}
+
+int sample_begin(void)
+{
+    /* A descriptor table of our own, empty: the application never sees our scratch, cannot close it by
+     * mistake, and nothing that it has open stays open because of us. Where the kernel refuses there is no
+     * scratch. */
+    bool own_table = syscall(SYS_close_range, 0u, ~0u, CLOSE_RANGE_UNSHARE) == 0;
+    work->copy.no_scratch = !own_table;
+    int rc = copy_open(&work->copy);
+    work->copy.own_table = own_table;
+    return rc;
+}
+
+void sample_end(void)
+{
+    copy_close(&work->copy);
+}
+
+void sample_begin_segment(void)
+{
+    stacks_reset();
+    work->segment++;
+}
+
+void sample_after_fork(void)
+{
+    if (work == NULL)
+        return;
+    copy_forget(&work->copy);
+    codes_after_fork();
+    stacks_reset();
+    madvise(work, sizeof *work, MADV_DONTNEED);
+    empty();
+}

@@ -1,0 +1,388 @@
+"""What samples add up to: weights, states, many threads, and what the sampler does without.
+
+Each test is a script of its own beside the real aggregator. What it says of itself (clocks read on the spot) is the
+truth that the report, or the records in its segment, are held against. Bounds follow from the number of samples."""
+
+import collections
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+
+import pytest
+from _support import BIN, aggregator, environment
+
+# Every action is profiled; nothing begins before the aggregator admits.
+START = """
+    import collections, hashlib, json, mmap, os, random, socket, sys, threading, time, zlib
+    import profilomatic
+    from profilomatic._switch import _runtime
+    profilomatic.configure(max_actions_per_run=0, max_overhead=0.9, time_granularity=INTERVAL, scope=SCOPE)
+    profilomatic.add_destination(profilomatic.file_destination(os.environ['PROFILOMATIC_DIR'] + '/out.log'))
+
+    def spin(seconds):
+        '''Compute for that much CPU time, however busy the machine is.'''
+        until = time.thread_time() + seconds
+        while time.thread_time() < until:
+            pass
+
+    def admitted():
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            with profilomatic.action('probe') as action:
+                pass
+            if action.profiled:
+                return True
+            time.sleep(0.02)
+        return False
+
+    def together(*calls):
+        '''Each call on a thread of its own, begun when all are there.'''
+        ready = threading.Barrier(len(calls))
+        def run(call):
+            ready.wait()
+            call()
+        threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def sampler_task():
+        for task in os.listdir('/proc/self/task'):
+            with open(f'/proc/self/task/{task}/comm') as file:
+                if file.read().startswith('pom-sampler'):
+                    return f'/proc/self/task/{task}'
+        raise AssertionError('no sampler thread')
+
+    assert admitted()
+"""
+
+
+@pytest.fixture
+def directory():
+    with tempfile.TemporaryDirectory(prefix='pom-test-', dir='/dev/shm') as path, aggregator(path):
+        yield path
+
+
+def says(script, directory, interval=0.01, scope='actions', **more):
+    """What the script prints as JSON; it must end well and quietly."""
+    start = textwrap.dedent(START).replace('INTERVAL', repr(interval)).replace('SCOPE', repr(scope))
+    done = subprocess.run(
+        [sys.executable, '-c', start + textwrap.dedent(script)],
+        env=environment(directory, profiled=False, **more),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    assert done.stderr == ''
+    return json.loads(done.stdout)
+
+
+def reported(directory):
+    """The report of all that was done, and its rows by action type."""
+    command = [os.path.join(BIN, 'profilomatic'), 'export', '-F', 'json', '--directory', str(directory)]
+    report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return report, {row['action_type']: row for row in report['actions']}
+
+
+def tree_sum(row, column):
+    """What a column of the row's call tree adds up to."""
+    at = row['tree']['columns'].index(column)
+    return sum(node[at] for node in row['tree']['nodes'])
+
+
+def time_by_function(report, row, file='made'):
+    """Wall time of a row by the outermost function of that file on the stack."""
+    columns = row['tree']['columns']
+    states = [columns.index(state) for state in ('cpu', 'native', 'gil_wait', 'blocked')]
+    found, names = collections.Counter(), []
+    for node in row['tree']['nodes']:
+        instruction = report['instructions'][node[columns.index('instruction')]].split(':')
+        parent = node[columns.index('parent')]
+        name = names[parent] if parent >= 0 else None
+        names.append(name or (instruction[1] if instruction[0] == file else None))
+        if names[-1] is not None:
+            found[names[-1]] += sum(node[at] for at in states)
+    return found
+
+
+# ---- weights
+
+
+def test_actions_of_any_length_get_their_true_share_of_wall_and_cpu(directory):
+    """From a twentieth of the interval to five of them. First many threads at once, then one alone, whose every action
+    wakes a parked sampler; some wait, some compute, some do both."""
+    wall, cpu, count = says(
+        """
+        LENGTHS = [0.5, 1, 2, 5, 10, 20, 50]  # ms; samples are 10 ms apart
+        wall, cpu, count = (collections.Counter() for _ in range(3))
+
+        def waits(seconds):
+            time.sleep(seconds)
+
+        def shares(seconds):
+            spin(seconds / 2)
+            time.sleep(seconds / 2)
+
+        def act(kind, length):
+            name = f'{kind.__name__}:{length}'
+            with profilomatic.action(name):
+                w, c = time.perf_counter(), time.thread_time()
+                kind(length / 1000)
+                wall[name] += time.perf_counter() - w
+                cpu[name] += time.thread_time() - c
+            count[name] += 1
+
+        def many(kind, seed, seconds, shortest, gap):
+            def run():
+                draw = random.Random(seed)
+                until = time.monotonic() + seconds
+                while time.monotonic() < until:
+                    # As much time for each, but no more of the shortest than there is room for their records.
+                    length = draw.choices(LENGTHS, [1 / max(n, shortest) for n in LENGTHS])[0]
+                    act(kind, length)
+                    time.sleep(draw.expovariate(1 / gap))
+            return run
+
+        together(*[many(waits, n, 6, 4, 0.005) for n in range(7)], many(shares, 100, 6, 4, 0.005))
+        together(many(spin, 200, 9, 0.5, 0.002))
+        print(json.dumps([wall, cpu, count]))
+        """,
+        directory,
+    )
+    report, rows = reported(directory)
+    assert report['dropped'] == report['overflow'] == 0, report
+    groups = collections.defaultdict(lambda: collections.Counter())
+    for name in wall:
+        kind, length = name.split(':')
+        row = rows[name]
+        assert row['count'] == row['profiled'] == count[name]
+        mean = wall[name] / count[name] / 0.01
+        each = {
+            'samples': row['samples'],
+            'wall': wall[name],
+            # An action has a tick in it or not, where its interval does not lie wholly in it: at most two do not.
+            'variance': count[name] * min(mean, 0.5),
+            'cpu': cpu[name],
+            'by_state': row['cpu'] + row['native'],
+            'by_clock': tree_sum(row, 'cpu_time'),
+        }
+        for key in (name, f'{kind} short' if mean < 0.9 else f'{kind} long', kind):
+            groups[key].update(each)
+    # A machine that holds up the sampler for more than an interval costs all of them the same share of their samples.
+    taken = {}
+    for phase in (('waits', 'shares'), ('spin',)):
+        samples, seconds = (sum(groups[kind][what] for kind in phase) for what in ('samples', 'wall'))
+        taken.update(dict.fromkeys(phase, samples * 0.01 / seconds))
+    assert all(0.6 < share < 1.1 for share in taken.values()), taken
+    for name, group in sorted(groups.items()):
+        kind = name.replace(':', ' ').split()[0]
+        sampled = group['samples'] * 0.01 / taken[kind]
+        noise = 5 * 0.01 * math.sqrt(group['variance'])
+        line = (name, {what: round(value, 3) for what, value in group.items()}, round(sampled, 3), round(noise, 3))
+        print(*line)
+        assert abs(sampled - group['wall']) < noise + 0.02 * group['wall'], line
+        # What a sample says of the CPU is right for the part of the wall time that it stands for.
+        noise = 5 * group['wall'] * 0.5 / math.sqrt(max(group['samples'], 1))
+        if group['samples'] > 30:
+            assert abs(group['by_state'] - group['cpu']) < noise + 0.05 * group['wall'], line
+            assert abs(group['by_clock'] - group['cpu']) < noise + 0.05 * group['wall'], line
+
+
+# ---- states
+
+
+KNOWN_STATES = """
+    zeros = mmap.mmap(-1, 1 << 29, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
+    here, there = socket.socketpair()
+    over = threading.Event()
+
+    def computes():
+        # Lets go of the GIL only between calls that take a while.
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            sum(range(2_000_000))
+
+    def wants_the_gil():
+        # Sleeps for much less time than it then waits.
+        while not over.is_set():
+            time.sleep(0.0005)
+
+    def hashes():
+        hashlib.sha256(zeros)
+
+    def checks():
+        zlib.crc32(zeros)
+
+    def sleeps():
+        time.sleep(3)
+
+    def receives():
+        here.recv(1)
+
+    def act(call):
+        def run():
+            with profilomatic.action(call.__name__):
+                call()
+        return run
+
+    def all_of_it():
+        act(computes)()
+        over.set()
+        # What is still under way ends without anybody who holds the GIL for long.
+        time.sleep(1)
+        there.send(b'x')
+
+    together(all_of_it, *[act(call) for call in (wants_the_gil, hashes, checks, sleeps, receives)])
+"""
+
+
+@pytest.mark.parametrize('interval', [0.01, 0.002])
+@pytest.mark.parametrize('kernel', ['tells', 'hides'])
+def test_what_a_thread_was_doing_is_told(directory, interval, kernel):
+    """Also where /proc cannot be read, and where a waiter for the GIL wakes less often than it is sampled."""
+    without = 'import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (0, 4096))\n' if kernel == 'hides' else ''
+    script = textwrap.dedent(KNOWN_STATES).replace('together(all', without + 'together(all')
+    says(script + 'print("null")', directory, interval)
+    _, rows = reported(directory)
+    for name, state in [
+        ('computes', 'cpu'),
+        ('wants_the_gil', 'gil_wait'),
+        ('hashes', 'native'),
+        ('checks', 'native'),
+        ('sleeps', 'blocked'),
+        ('receives', 'blocked'),
+    ]:
+        row = rows[name]
+        parts = {s: round((row[s] or 0) / row['wall'], 3) for s in ('cpu', 'native', 'gil_wait', 'blocked', 'runnable')}
+        print(name, kernel, round(row['wall'], 2), row['samples'], parts)
+        if kernel == 'hides' and state == 'native':
+            continue  # one that runs without the GIL but has lost its core looks like a waiter
+        # Time without a core is told apart from `cpu` and `native`. What computes or is done with a C call may have
+        # to wait for the GIL at last.
+        least = {'gil_wait': 0.7, 'blocked': 0.93}.get(state, 0.65)
+        assert parts[state] + (parts['runnable'] if state != 'blocked' else 0) > least, (name, parts)
+        assert row['samples'] > 20
+
+
+# ---- many threads
+
+
+def test_many_threads_cost_a_bounded_tick_and_their_totals_stay_true(directory):
+    """500 threads inside one action: 480 wait and 20 compute. Then 40 of them, few enough to be looked at in each
+    tick, for so long that they would be taken for most of it if the many did not stand for each other."""
+    walls, before, after = says(
+        """
+        import contextvars
+        walls = {}
+
+        def thread(name, body):
+            space = {'body': body}
+            exec(compile(f'def {name}(): body()', 'made', 'exec'), space)
+            def run():
+                with profilomatic.action('part'):
+                    start = time.perf_counter()
+                    space[name]()
+                    walls[name] = time.perf_counter() - start
+            made = threading.Thread(target=contextvars.copy_context().run, args=(run,))
+            made.start()
+            return made
+
+        def start(count, name, body):
+            made = []
+            for i in range(count):
+                made.append(thread(f'{name}_{i}', body))
+                if i % 20 == 19:
+                    time.sleep(0.04)  # what tells of their begins has a lane of 32 KiB
+            return made
+
+        def join(threads):
+            for thread in threads:
+                thread.join()
+
+        def compute():
+            while not ended.is_set():
+                for _ in range(1000):
+                    pass
+
+        with profilomatic.action('whole') as whole:
+            assert whole.profiled
+            gates = [threading.Event() for _ in range(12)]
+            threads = [t for n, gate in enumerate(gates) for t in start(40, f'waits{n}', gate.wait)]
+            ended = threading.Event()
+            workers = start(20, 'computes', compute)
+            before = _runtime.status()
+            time.sleep(3)
+            after = _runtime.status()
+            ended.set()
+            join(workers)
+            for gate in gates:
+                gate.set()
+                time.sleep(0.05)
+            join(threads)
+            gate = threading.Event()
+            threads = start(40, 'few', gate.wait)
+            time.sleep(8)
+            gate.set()
+            join(threads)
+        print(json.dumps([walls, before, after]))
+        """,
+        directory,
+    )
+    ticks, samples = (after[what] - before[what] for what in ('ticks', 'samples'))
+    assert 0 < samples <= 64 * (ticks + 1), (ticks, samples)
+    report, rows = reported(directory)
+    assert report['dropped'] == report['overflow'] == 0, report
+    seen = time_by_function(report, rows['whole'])
+    assert set(walls) == set(seen), 'each thread was sampled'
+    groups = collections.defaultdict(lambda: [0, 0.0, 0.0])
+    for name, wall in walls.items():
+        group = groups[name.split('_')[0].rstrip('0123456789')]
+        group[0] += 1
+        group[1] += wall / sum(walls.values())
+        group[2] += seen[name] / sum(seen.values())
+    for name, (count, true, sampled) in groups.items():
+        print(name, count, round(true, 4), round(sampled, 4))
+        # 20 threads that compute are drawn from 500: some 2.6 a tick; the rest is hardly left to chance.
+        assert abs(sampled / true - 1) < (0.3 if name == 'computes' else 0.1), (name, true, sampled)
+
+
+def test_many_threads_outside_actions_are_all_seen_and_their_totals_true(directory):
+    walls = says(
+        """
+        walls = {}
+        gate = threading.Event()
+
+        def thread(name):
+            space = {'gate': gate}
+            exec(compile(f'def {name}(): gate.wait()', 'made', 'exec'), space)
+            def run():
+                start = time.perf_counter()
+                space[name]()
+                walls[name] = time.perf_counter() - start
+            made = threading.Thread(target=run)
+            made.start()
+            return made
+
+        threads = [thread(f'outside_{i}') for i in range(300)]
+        time.sleep(6)
+        gate.set()
+        for thread in threads:
+            thread.join()
+        print(json.dumps(walls))
+        """,
+        directory,
+        scope='process',
+    )
+    report, rows = reported(directory)
+    seen = time_by_function(report, rows['(outside any action)'])
+    assert set(walls) <= set(seen), 'each thread was sampled'
+    sampled = sum(seen[name] for name in walls)
+    print(sum(walls.values()), sampled)
+    # A new thread is noticed after a moment.
+    assert 0.8 < sampled / sum(walls.values()) < 1.03
