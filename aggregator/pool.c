@@ -206,8 +206,11 @@ static void drop_stale(const char *path, uid_t uid)
 static void scan_rings(struct pool *pool)
 {
     DIR *directory = opendir(pool->rings);
-    if (directory == NULL)
+    if (directory == NULL) {
+        /* What the checkpoint knows must not be taken for gone then, or it would be merged twice. */
+        pool->rescan |= passes(-errno);
         return;
+    }
     for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
         char path[DIRECTORY_PATH_MAX];
         if (directory_join(path, pool->rings, entry->d_name) != 0)
