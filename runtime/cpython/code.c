@@ -21,7 +21,9 @@
 enum {
     SLOTS = 2 * CODES_MAX,
     SLOT_BITS = 14,
-    LINES = 1 << 14, /* pieces of 64 bytes of bytecode whose code object is remembered */
+    NEAR = 256,       /* codes of recent stacks, kept close together */
+    NEAR_READS = 256, /* reads after which they are looked up in the hash again, where their age is noted */
+    LINES = 1 << 14,  /* pieces of 64 bytes of bytecode whose code object is remembered */
     LINES_OF_ONE = 1 << 11,
     NOBODY = UINT32_MAX,
     SHORT_OF_ENTRIES = CODES_MAX - CODES_MAX / 8,
@@ -37,6 +39,9 @@ struct block {
 
 static struct {
     struct code_slot *slots; /* NULL: not open */
+    /* Copies of proven slots. The hash is large and a stack's slots lie all over it: after the 10 ms between
+     * two ticks each of them would cost a miss in the cache and one in the TLB. */
+    struct code_slot near[NEAR];
     struct code *entries;
     uint32_t *next;   /* links of the free list and of the list of dead, by entry */
     uintptr_t *lines; /* by address of the piece: the code object that it is probably part of */
@@ -61,8 +66,14 @@ static void *map_memory(size_t bytes)
     return map == MAP_FAILED ? NULL : map;
 }
 
+static struct code_slot *near_of(uintptr_t address)
+{
+    return &table.near[slot_of(address) % NEAR];
+}
+
 static void empty(void)
 {
+    memset(table.near, 0, sizeof table.near);
     table.arena_used = table.fresh = table.live = 0;
     table.free = table.dead = NOBODY;
     table.deaths = codes_deaths();
@@ -105,6 +116,9 @@ void codes_forget_definitions(void)
 static void forget(uint32_t i)
 {
     uint32_t entry = table.slots[i].entry;
+    struct code_slot *near = near_of(table.slots[i].address);
+    if (near->address == table.slots[i].address)
+        near->address = 0;
     table.next[entry] = table.dead;
     table.dead = entry;
     table.live--;
@@ -237,12 +251,15 @@ const struct code_slot *codes_lookup(struct copy *copy, uintptr_t address, bool 
 {
     if (address == 0)
         return NULL;
+    struct code_slot *near = near_of(address);
+    if (near->address == address && table.read - near->seen < NEAR_READS)
+        return near;
     uint32_t i = find(address);
     struct code_slot *slot = &table.slots[i];
     if (slot->address != 0 && slot->proven) {
-        if (slot->seen != table.read)
-            slot->seen = table.read;
-        return slot;
+        slot->seen = table.read;
+        *near = *slot;
+        return near;
     }
     if (slot->address != 0) {
         if (slot->seen == table.read)

@@ -37,7 +37,6 @@ struct code {
     uint32_t first_traceable; /* code units before it belong to a frame that is still being set up */
     uint32_t first_line;
     uint32_t definition; /* the user's: id in the current segment, 0 = not defined there */
-    bool internal;       /* trampoline or shim: not shown, but it counts for geometry */
     char *file;          /* UTF-8, zero-terminated, as in co_filename */
     char *name;          /* co_qualname; co_name in 3.10 */
     uint8_t *line_table; /* co_linetable, condensed: line_table.h */

@@ -218,7 +218,6 @@ bool code_resolve(struct copy *copy, uintptr_t address, struct code *code, struc
     code->frame_bytes = (uint32_t)(code_frame_words(object) * sizeof(void *));
     code->first_traceable = code_first_traceable(object) < 0 ? 0 : (uint32_t)code_first_traceable(object);
     code->first_line = object->co_firstlineno < 0 ? 0 : (uint32_t)object->co_firstlineno;
-    code->internal = code->first_traceable >= code->instructions;
     code->identity = identify(object);
     code->file = copy_string(copy, (uintptr_t)object->co_filename, room);
     code->name = code->file == NULL ? NULL : copy_string(copy, (uintptr_t)code_qualified_name(object), room);

@@ -75,15 +75,11 @@ struct snapshot {
 };
 #endif
 
-/** Before the first snapshot_take. */
+/** Before the first snapshot_take. The rest is large, and says itself how much of it counts. */
 static inline void snapshot_empty(struct snapshot *snapshot)
 {
-#if HEAP_FRAMES
     snapshot->whole = false;
-    snapshot->gap = 0; /* the rest is large, and says itself how much of it counts */
-#else
-    memset(snapshot, 0, sizeof *snapshot);
-#endif
+    snapshot->gap = 0;
 }
 
 /** Gather. */

@@ -18,6 +18,7 @@ struct seen {
     uint32_t frame_bytes;
     uint32_t instruction;
     bool complete; /* it has begun to run its own code */
+    bool internal; /* a trampoline: it calls without ever having begun */
 };
 
 static bool look(struct copy *copy, const uint8_t *copied, struct seen *seen)
@@ -34,6 +35,7 @@ static bool look(struct copy *copy, const uint8_t *copied, struct seen *seen)
         return false;
     seen->code = codes_entry(slot);
     seen->frame_bytes = slot->frame_bytes;
+    seen->internal = slot->first_traceable >= slot->instructions;
     uintptr_t offset = frame_instruction(frame) - (executable + CODE_HEAD);
     seen->frame = frame;
     if (offset == (uintptr_t)0 - sizeof(_Py_CODEUNIT)) { /* just created: one before the first */
@@ -141,7 +143,7 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
             return WALK_INVALID;
         /* A frame that has not begun cannot have called; one at its first instruction can have been
          * interrupted. */
-        if (at != snapshot->leaf && !seen.code->internal &&
+        if (at != snapshot->leaf && !seen.internal &&
             (!seen.complete || (!from_c && seen.instruction <= seen.code->first_traceable)))
             return WALK_INVALID;
         from_c = frame_enters_from_c(frame);
@@ -255,7 +257,7 @@ bool walk_from_root(struct snapshot *snapshot, struct copy *copy, struct stack *
             out->frame[out->count++] = frames[--n];
         if (seen.complete)
             out->frame[out->count++] = (struct stack_frame){seen.code, seen.instruction};
-        begun = seen.complete || seen.code->internal; /* else it cannot have called */
+        begun = seen.complete || seen.internal; /* else it cannot have called */
         caller = at;
         at += seen.frame_bytes;
         if (k + 1 < snapshot->chunks && snapshot->chunk[k + 1] != NULL &&
