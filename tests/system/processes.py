@@ -9,6 +9,7 @@ import threading
 import time
 
 import profilomatic
+from profilomatic._switch import _runtime
 
 SECONDS = 1.2
 
@@ -20,9 +21,16 @@ def compute():
     return total
 
 
+def samples():
+    return _runtime.status().get('samples', 0)
+
+
 def work(name, seconds=SECONDS):
-    count, until = 0, time.monotonic() + seconds
-    while time.monotonic() < until:
+    """At least for so long, and until it has been sampled, which may take a while where others are busy too."""
+    before, count, begun = samples(), 0, time.monotonic()
+    while time.monotonic() < begun + seconds or (
+        (count < 50 or samples() < before + 20) and time.monotonic() < begun + 30
+    ):
         with profilomatic.action(name):
             compute()
         count += 1
