@@ -139,7 +139,7 @@ int worker_open(struct worker **out, const char *path, uid_t uid, uint32_t numbe
         return rc;
     }
     worker->hash = hash_of(worker->header.uuid);
-    worker->attached_ns = clock_monotonic_ns();
+    worker->attached_ns = worker->moved_ns = clock_monotonic_ns();
     worker->cpu_ns = worker->header.created_process_cpu_ns;
     *out = worker;
     return 0;
@@ -160,10 +160,47 @@ void worker_close(struct worker *worker)
     free(worker);
 }
 
+struct hold {
+    const struct worker *worker;
+    uint32_t holder, word;
+    uint64_t heartbeat_ns;
+};
+
+static void read_hold(void *context)
+{
+    struct hold *hold = context;
+    const struct worker_page *page = hold->worker->page;
+    size_t at = hold->worker->header.alive_offset - SEGMENT_PAGE;
+    const void *word = (const uint8_t *)page + at;
+    hold->holder = atomic_load_explicit(&page->alive.holder, memory_order_acquire);
+    hold->word = atomic_load_explicit((const _Atomic uint32_t *)word, memory_order_relaxed);
+    hold->heartbeat_ns = atomic_load_explicit(&page->heartbeat_ns, memory_order_relaxed);
+}
+
+/*
+ * What the mutex in its segment says (shm/alive.h). Also for one of this pid namespace: it may have become
+ * another program by exec, which keeps the pid. A foreign one that was killed in the moment between making
+ * its segment and taking hold of it would stay for ever, so that moment is bounded, if nothing came from it.
+ */
+static bool has_let_go(const struct worker *worker)
+{
+    struct hold hold = {.worker = worker};
+    if (worker->header.alive_offset == 0 || !guard_run(read_hold, &hold))
+        return false;
+    if (alive_is_over(hold.holder, hold.word))
+        return true;
+    return worker->foreign && hold.holder == ALIVE_COMING && hold.heartbeat_ns == 0 &&
+           clock_monotonic_ns() - worker->moved_ns > WORKER_COMING_S * NS_PER_SECOND;
+}
+
 bool worker_alive(struct worker *worker)
 {
     if (worker->dead)
         return false;
+    if (has_let_go(worker)) {
+        worker->dead = true;
+        return false;
+    }
     if (worker->pidfd >= 0) {
         struct pollfd p = {.fd = worker->pidfd, .events = POLLIN};
         worker->dead = poll(&p, 1, 0) == 1;
@@ -508,8 +545,10 @@ int worker_drain(struct worker *worker, struct merge *merge, uint64_t seen[STRAT
         moved += rc;
     if (rc >= 0)
         rc = take_page(worker, &merge->open->sums, &snapshot.page, seen);
-    if (moved != 0)
+    if (moved != 0) {
+        worker->moved_ns = clock_monotonic_ns();
         window_note_worker(merge->open, worker->hash);
+    }
     return rc < 0 ? rc : moved;
 }
 

@@ -21,6 +21,7 @@
 
 enum {
     WORKER_FILE_BYTES_MOST = 16 << 20,
+    WORKER_COMING_S = 60, /* for a foreign one to take hold of its mutex, or to show itself in another way */
 };
 
 /** What the last checkpoint says of a worker, beside struct taken. */
@@ -48,11 +49,12 @@ struct worker {
     struct taken taken;
     struct worker_kept kept;
     uint64_t attached_ns;      /* CLOCK_MONOTONIC, when we found it */
+    uint64_t moved_ns;         /* when something new was last found in it, or it itself */
     uint64_t cpu_ns;           /* process CPU as last measured */
     uint64_t samples, dropped; /* merged and lost, since we found it */
     double fill;               /* the fullest lane at the last drain, 0 … 1 */
     unsigned final_rounds;     /* rounds without anything new after its end */
-    bool foreign;              /* of another pid namespace: its death cannot be seen */
+    bool foreign;              /* of another pid namespace: only the mutex in its segment tells of its end */
     bool dead;                 /* its process has gone */
     bool closed;               /* it said that it will write no more */
     bool final;                /* drained to its end: may be removed after a checkpoint */

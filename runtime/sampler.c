@@ -51,6 +51,7 @@ static struct {
     uint64_t next_slot_ns; /* where the next interval begins at the earliest */
     uint64_t published_ns;
     uint64_t random;
+    struct segment former; /* replaced, and still held by the thread; none: base NULL */
 } sampler;
 
 /* False once `timeout` (NULL: never) has passed. */
@@ -107,10 +108,10 @@ bool sampler_hold(void)
 
 void sampler_release(void)
 {
-    atomic_store(&sampler.state, STATE_PARKED);
-    futex_wake(&sampler.state); /* it waits on HELD, if it saw that */
-    if (has_work())
-        sampler_wake(clock_monotonic_ns());
+    /* In any case: it has a new segment to take hold of, and parks again if there is nothing else. */
+    atomic_store_explicit(&sampler.woken_ns, clock_monotonic_ns(), memory_order_relaxed);
+    atomic_store(&sampler.state, STATE_RUNNING);
+    futex_wake(&sampler.state);
 }
 
 void sampler_watch(bool process)
@@ -255,6 +256,17 @@ static bool can_sample(int copy_error)
     return copy_error == 0 && limits_rates(&rates, &generation) && rates.interval_ns != 0;
 }
 
+/* What stands for this process's life in its segment. It is not let go of at the thread's end: the kernel
+ * tells whoever looks. */
+static void take_hold(void)
+{
+    if (sampler.former.base != NULL) {
+        alive_release(&sampler.former.worker->alive);
+        segment_unmap(&sampler.former);
+    }
+    alive_hold(&worker.segment.worker->alive);
+}
+
 static void *sampler_main(void *unused)
 {
     (void)unused;
@@ -264,11 +276,13 @@ static void *sampler_main(void *unused)
     prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
     atomic_store(&sampler.tid, (uint32_t)syscall(SYS_gettid));
     atomic_store(&worker.segment.worker->sampler_tid, atomic_load(&sampler.tid));
+    take_hold();
     int rc = sample_begin();
     if (rc != 0)
         notice_defer(NOTICE_NO_SAMPLER, "actions are counted, but no stack is sampled: %s", fault_text());
     atomic_store(&sampler.look, 1);
     while (atomic_load(&sampler.stop) == 0 && !reader_finalizing()) {
+        take_hold();
         if (atomic_load(&sampler.look) != 0 ||
             (atomic_load(&sampler.watch) != 0 && !limits_alive(clock_monotonic_ns())))
             look_for_aggregator();
@@ -315,8 +329,9 @@ int sampler_start(void)
     return 0;
 }
 
-void sampler_begin_segment(void)
+void sampler_begin_segment(const struct segment *former)
 {
+    sampler.former = *former;
     sample_begin_segment();
     uint32_t tid = atomic_load(&sampler.tid);
     atomic_store(&worker.segment.worker->sampler_tid, tid);
@@ -327,6 +342,7 @@ void sampler_begin_segment(void)
 void sampler_after_fork(void)
 {
     sample_after_fork();
+    sampler.former.base = NULL; /* it was not inherited */
     atomic_store(&sampler.state, STATE_NONE);
     atomic_store(&sampler.look, 0);
     atomic_store(&sampler.stop, 0);

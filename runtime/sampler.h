@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct segment;
+
 /** Start it for the attached segment. 0, or -errno with fault_text(). GIL held. */
 int sampler_start(void);
 
@@ -32,8 +34,11 @@ void sampler_watch(bool process);
 bool sampler_hold(void);
 void sampler_release(void);
 
-/** The segment was replaced; call while held. */
-void sampler_begin_segment(void);
+/**
+ * The segment was replaced; call while held. `former` is unmapped by the sampler thread, when it has let go
+ * of what it holds in it (shm/alive.h).
+ */
+void sampler_begin_segment(const struct segment *former);
 
 /** It ends at its next step; does not wait for it. */
 void sampler_stop(void);

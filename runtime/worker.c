@@ -185,6 +185,7 @@ bool worker_attach(uint64_t now_ns)
     if (rc != 0) {
         snprintf(worker.reason, sizeof worker.reason, "%s", fault_text());
         notice_once(NOTICE_NO_SAMPLER, "actions are counted, but no stack is sampled: %s", worker.reason);
+        alive_renounce(&worker.segment.worker->alive);
     }
     meter_exact(&worker.meter, clock_monotonic_ns() - now_ns);
     return true;
@@ -239,9 +240,8 @@ bool worker_renew_segment(uint64_t now_ns)
         worker.segment = fresh;
         memset(&worker.meter, 0, sizeof worker.meter);
         actions_begin_segment(&worker.segment);
-        sampler_begin_segment();
         atomic_store_explicit(&old.worker->state, SEGMENT_CLOSED, memory_order_release);
-        segment_unmap(&old);
+        sampler_begin_segment(&old);
         atomic_store_explicit(&worker.want_fresh_segment, false, memory_order_relaxed);
     }
     sampler_release();

@@ -107,6 +107,7 @@ static void fill_header(struct segment_header *header, const char *source, uint3
     header->created_realtime_ns = clock_realtime_ns();
     header->created_process_cpu_ns = clock_read_ns(CLOCK_PROCESS_CPUTIME_ID);
     header->python_hexversion = python_hexversion;
+    header->alive_offset = SEGMENT_PAGE + (uint32_t)offsetof(struct worker_page, alive) + alive_word_offset();
     snprintf(header->source, sizeof header->source, "%s", source);
 }
 
@@ -228,6 +229,9 @@ int segment_check_header(const struct segment_header *header, uint64_t file_byte
                      (unsigned long long)header->file_bytes);
     if (header->source[sizeof header->source - 1] != '\0' || header->boot_id[39] != '\0')
         return fault(EPROTO, "unterminated text in its header");
+    if (header->alive_offset != 0 && (header->alive_offset % 4 != 0 || header->alive_offset < SEGMENT_PAGE ||
+                                      header->alive_offset > 2 * SEGMENT_PAGE - 4))
+        return fault(EPROTO, "bad place of the mutex");
     if (!area_fits(&header->counters, file_bytes) || header->counters.bytes != sizeof(struct counters))
         return fault(EPROTO, "bad counters area");
     const struct segment_area *areas[1 + SEGMENT_DEFINITIONS + SEGMENT_LANES] = {&header->counters};

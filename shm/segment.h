@@ -17,9 +17,11 @@
 #define SHM_SEGMENT_H
 
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "shm/alive.h"
 #include "shm/counters.h"
 #include "shm/definitions.h"
 #include "shm/directory.h"
@@ -28,7 +30,7 @@
 
 #define SEGMENT_MAGIC UINT64_C(0x746e656d67734d50) /* "PMsgment" */
 #define SEGMENT_ABI_MAJOR 1u
-#define SEGMENT_ABI_MINOR 0u
+#define SEGMENT_ABI_MINOR 1u /* 0 had no `alive` */
 #define SEGMENT_ENDIAN_TAG UINT32_C(0x01020304)
 
 enum {
@@ -63,7 +65,7 @@ struct segment_header {
     uint64_t created_realtime_ns;    /* the same instant */
     uint64_t created_process_cpu_ns; /* CPU the process had used by then: not this segment's */
     uint32_t python_hexversion;
-    uint32_t pad;
+    uint32_t alive_offset; /* of the futex word of `alive` (alive.h) in the file; 0: there is none */
     char source[DIRECTORY_SOURCE_MAX + 8]; /* zero-terminated */
     struct segment_area counters;
     struct segment_area definitions[SEGMENT_DEFINITIONS];
@@ -106,13 +108,15 @@ struct worker_page {
     _Atomic uint64_t unreadable;      /* S  reads of a stack that gave nothing */
     _Atomic uint64_t retries;         /* S  reads that had to be repeated */
     _Atomic uint64_t overflow;        /* S  stacks folded because the definition area or the trie was full */
-    uint64_t pad0[10];
+    struct alive alive;               /* S */
+    uint64_t pad0;
     _Atomic uint64_t defined[SEGMENT_DEFINITIONS]; /* S, G  bytes used of each definition area */
     uint64_t pad1[14];
     struct lane_tail lanes[SEGMENT_LANES];
     _Atomic uint64_t seen[STRATA]; /* G  root actions begun, by stratum */
 };
 _Static_assert(sizeof(struct worker_page) <= SEGMENT_PAGE, "one page");
+_Static_assert(offsetof(struct worker_page, defined) == 248, "where it was before `alive` came");
 
 /** Written by the aggregator. */
 struct aggregator_page {

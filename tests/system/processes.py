@@ -121,7 +121,15 @@ def became():
     work('after')
 
 
+def endless():
+    while True:
+        with profilomatic.action('work'):
+            compute()
+        os.write(1, b'.')
+
+
 WAYS = {
+    'endless': endless,
     'fork': lambda: multiprocess('fork'),
     'forkserver': lambda: multiprocess('forkserver'),
     'spawn': lambda: multiprocess('spawn'),
