@@ -8,6 +8,7 @@ parts:
   idle       wake-ups of a worker that serves nothing
   slowdown   what the sampled thread itself loses at 1 kHz
   rivals     CPU of the whole profiler against py-spy's, austin's and, on 3.15, profiling.sampling's
+  accuracy   the table of tests/accuracy as each of them shows it
 
 What is measured is taken from build/ (`scons`). The rivals are installed from PyPI into build/venv-bench; what needs
 3.15 runs in build/unstable, which `tests/versions` makes, and is skipped without it. Exit status 0, with --check 1
@@ -19,6 +20,7 @@ import json
 import os
 import sys
 
+import accuracy
 import rivals
 import slowdown
 import ticks
@@ -30,6 +32,7 @@ PARTS = {
     'idle': ticks.idle,
     'slowdown': slowdown.slowdown,
     'rivals': rivals.rivals,
+    'accuracy': accuracy.accuracy,
 }
 
 

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-from common import HERE, PROJECT, environment, private_directory
+from common import PROJECT, environment, private_directory
 
 RATES = (100, 1000)
 TIMES_CHEAPER = 3.0
@@ -33,20 +33,29 @@ CHROOT = os.path.join(PROJECT, 'build', 'unstable')
 class Host:
     """This machine's own file system."""
 
-    def __init__(self, bench):
-        self.python, self.build, self.here = bench.options.python, os.path.abspath(bench.options.build), HERE
+    def __init__(self, python, build, project):
+        self.python, self.build = python, build
+        self.target = os.path.join(project, 'bench', 'sampler', 'target.py')
+        self.table = os.path.join(project, 'tests', 'accuracy', 'table.py')
 
     def command(self, arguments):
+        """The command that runs another one there, in the process that is started."""
         return arguments
 
-    def pid(self, process):
-        return process.pid
+    def title(self):
+        code = 'import platform; print("CPython", platform.python_version())'
+        return subprocess.run(self.command([self.python, '-c', code]), capture_output=True, text=True).stdout.strip()
 
 
-class Unstable:
+def this_host(bench):
+    return Host(bench.options.python, os.path.abspath(bench.options.build), PROJECT)
+
+
+class Unstable(Host):
     """Debian's unstable suite, unpacked and built in by tests/versions, entered as that script does."""
 
-    python, build, here = '/usr/bin/python3.15', '/profilomatic/build', '/profilomatic/bench/sampler'
+    def __init__(self):
+        super().__init__('/usr/bin/python3.15', '/profilomatic/build', '/profilomatic')
 
     @staticmethod
     def missing():
@@ -61,16 +70,12 @@ class Unstable:
         return None
 
     def command(self, arguments):
-        """A new mount namespace with /proc and /dev/shm in it, which ends with the program."""
         script = (
             f'mount --bind /proc {CHROOT}/proc && mount --bind /dev/shm {CHROOT}/dev/shm && '
             f'mount --bind {PROJECT}/bench {CHROOT}/profilomatic/bench && '
             f'mount --bind {PROJECT}/tests {CHROOT}/profilomatic/tests && exec chroot {CHROOT} "$@"'
         )
         return ['unshare', '--mount', '--propagation', 'private', 'sh', '-c', script, 'sh', *arguments]
-
-    def pid(self, process):
-        return process.pid  # unshare, sh and chroot all exec
 
 
 def install(bench):
@@ -110,22 +115,44 @@ def version_of(path):
 # ---- profilers: the command that attaches to a process
 
 
+class Rival:
+    """`command(pid, hertz, out)` attaches and writes collapsed stacks to `out`: with the number of samples of each, or
+    (`a_line_a_sample`) a line for each sample with its microseconds."""
+
+    def __init__(self, command, a_line_a_sample=False):
+        self.command, self.a_line_a_sample = command, a_line_a_sample
+
+
 def py_spy(path, *more):
-    return lambda pid, hertz, out: [path, 'record', '-p', str(pid), '-r', str(hertz), '-f', 'raw', '-o', out, *more]
+    return Rival(
+        lambda pid, hertz, out: [path, 'record', '-p', str(pid), '-r', str(hertz), '-f', 'raw', '-o', out, *more]
+    )
 
 
 def austin(path, *more):
-    return lambda pid, hertz, out: [path, '-i', str(1000000 // hertz), '-p', str(pid), '-o', out, *more]
+    return Rival(
+        lambda pid, hertz, out: [path, '-i', str(1000000 // hertz), '-p', str(pid), '-o', out, *more],
+        a_line_a_sample=True,
+    )
 
 
 def profiling_sampling(host, *more):
-    def command(pid, hertz, out):
-        return host.command(
-            [host.python, '-m', 'profiling.sampling', 'attach', str(pid), '-r', str(hertz), '-d', '3600']
-            + ['--collapsed', '-o', out, *more]
-        )
+    """It finds the interpreter by the paths in the target's maps, so it has to see the target's own mounts."""
 
-    return command
+    def command(pid, hertz, out):
+        return [
+            'nsenter',
+            '--target',
+            str(pid),
+            '--mount',
+            '--root',
+            '--wd=/',
+            host.python,
+            '-m',
+            'profiling.sampling',
+        ] + ['attach', str(pid), '-r', str(hertz), '-d', '3600', '--collapsed', '-o', out, *more]
+
+    return Rival(command)
 
 
 @contextlib.contextmanager
@@ -187,7 +214,7 @@ class Program:
         self.directory = self.holder.name
         arguments = {'how': how, 'hertz': hertz, 'bare': os.path.join(host.build, 'bench', 'bare_timer.so')}
         self.process = subprocess.Popen(
-            host.command([host.python, os.path.join(host.here, 'target.py'), 'compute', json.dumps(arguments)]),
+            host.command([host.python, host.target, 'compute', json.dumps(arguments)]),
             env=environment(host.build, self.directory),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -229,7 +256,13 @@ def ours(host, hertz, seconds):
     finally:
         facts = program.end()
     hooks = facts['hook_cpu'] / facts['seconds']
-    return {'profiler': cpu[0] + hooks, 'program': cpu[1], 'aggregator': draining, 'hooks': hooks}
+    return {
+        'profiler': cpu[0] + hooks,
+        'program': cpu[1],
+        'aggregator': draining,
+        'hooks': hooks,
+        'samples': facts['samples'] / facts['seconds'],
+    }
 
 
 def bare(host, hertz, seconds):
@@ -252,31 +285,32 @@ def alone(host, _hertz, seconds):
     return {'profiler': 0.0, 'program': cpu[1]}
 
 
-def theirs(command):
+def theirs(rival):
     def run(host, hertz, seconds):
         program = Program(host, 'plain')
         try:
             out = os.path.join(program.directory, 'profile')
-            with attached(command(program.pid, hertz, out)) as process:
+            begin = time.perf_counter()
+            with attached(rival.command(program.pid, hertz, out)) as process:
                 time.sleep(2.0)
-                if process.poll() is not None:
-                    raise RuntimeError(f'{command(program.pid, hertz, out)[0]} ended: {process.stderr}')
-                cpu = window(lambda: process_cpu(process.pid), program, seconds)
-            samples = samples_in(out)
+                running = process.poll() is None
+                if running:
+                    cpu = window(lambda: process_cpu(process.pid), program, seconds)
+                lasted = time.perf_counter() - begin
+            if not running:
+                raise RuntimeError(f'it ended: {process.said.strip()}')
+            samples = samples_in(out, rival.a_line_a_sample)
         finally:
             program.end()
-        return {'profiler': cpu[0], 'program': cpu[1], 'samples_in_all': samples}
+        return {'profiler': cpu[0], 'program': cpu[1], 'samples': samples / lasted}
 
     return run
 
 
-def samples_in(path):
-    """Sum of the numbers at the ends of collapsed stacks; 0 where there is none."""
-    try:
-        with open(path, errors='replace') as file:
-            return sum(int(m.group(1)) for m in map(re.compile(r' (\d+)$').search, file) if m)
-    except OSError:
-        return 0
+def samples_in(path, a_line_a_sample):
+    with open(path, errors='replace') as file:
+        numbers = [int(found.group(1)) for found in map(re.compile(r' (\d+)$').search, file) if found]
+    return len(numbers) if a_line_a_sample else sum(numbers)
 
 
 # ---- the part
@@ -292,7 +326,7 @@ def compare(bench, host, title, rivals):
         for (hertz, name), rows in found.items():
             try:
                 rows.append(ways[name](host, hertz, seconds))
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 bench.say(f'  {name} at {hertz} Hz: {error}')
     for hertz in RATES:
         unprofiled = statistics.median(row['program'] for row in found[hertz, 'alone'])
@@ -317,11 +351,15 @@ def compare(bench, host, title, rivals):
             if name not in share:
                 bench.skip(f'{name}, {hertz} Hz', 'it did not run')
                 continue
-            net = (share[name] - timer) / max(own - timer, 1e-9)
+            rate = {key: statistics.median(r['samples'] for r in found[hertz, key]) for key in (name, 'profilomatic')}
+            net = (
+                (share[name] - timer) / (own - timer) if own > timer else None
+            )  # None: ours is no dearer than a bare timer
             bench.figure(
                 f'{name} over profilomatic, {hertz} Hz, {title}',
                 f'{hertz:5d} Hz: {name:24s} {share[name]:8.3%}: {share[name] / own:5.1f} times ours; '
-                f"net of a bare timer's wake-ups {net:.1f} times",
+                f"net of a bare timer's wake-ups {'infinitely many' if net is None else f'{net:.1f}'} times; "
+                f'samples a second {rate[name]:.0f}, ours {rate["profilomatic"]:.0f}',
                 share[name] / own,
                 TIMES_CHEAPER,
                 'times',
@@ -334,7 +372,7 @@ def rivals(bench):
     found, missing = install(bench)
     for name, why in missing.items():
         bench.skip(name, why)
-    host = Host(bench)
+    host = this_host(bench)
     commands = {}
     if 'py-spy' in found:
         spy = f'py-spy {version_of(found["py-spy"])}'
@@ -342,14 +380,11 @@ def rivals(bench):
         commands[f'{spy} --nonblocking'] = py_spy(found['py-spy'], '--nonblocking')
     if 'austin' in found:
         commands[f'austin {version_of(found["austin"])}'] = austin(found['austin'])
-    version = subprocess.run(
-        [host.python, '-c', 'import platform; print(platform.python_version())'], capture_output=True, text=True
-    ).stdout.strip()
-    compare(bench, host, f'CPython {version}', commands)
+    compare(bench, host, host.title(), commands)
     why = Unstable.missing()
     if why is not None:
         bench.say('')
         bench.skip('profiling.sampling on CPython 3.15', why)
         return
     there = Unstable()
-    compare(bench, there, 'CPython 3.15', {'profiling.sampling': profiling_sampling(there)})
+    compare(bench, there, there.title(), {'profiling.sampling': profiling_sampling(there)})

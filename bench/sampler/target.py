@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import select
 import sys
 import threading
 import time
@@ -291,34 +292,35 @@ def slowdown(options):
 def compute_until_told(options):
     """Compute until a line comes on stdin; `how` says beside what: 'plain', 'bare' (a bare timer), 'profiled'."""
     how, interval = options['how'], 1 / options['hertz']
-    told = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.readline(), told.set()), daemon=True).start()
     if how == 'profiled':
-        return compute_profiled(interval, told)
+        return compute_profiled(interval)
     timer = BareTimer(options['bare']) if how == 'bare' else None
     if timer:
         timer.start(interval)
     print('ready', flush=True)
-    at_depth(compute_while, told)
+    at_depth(compute_while)
     if timer:
         timer.stop()
     return {}
 
 
-def compute_while(told):
-    while not told.is_set():
-        total = 0
-        for i in range(20000):
-            total += i * i
+def told():
+    """Asked for now and then, because a second thread would be sampled too."""
+    return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
-def compute_profiled(interval, told):
+def compute_while():
+    while not told():
+        compute(time.perf_counter() + 0.1)
+
+
+def compute_profiled(interval):
     """In actions of half a second."""
     switch_on(interval)
     meter = Meter()
     hooks = meter.before['hook_cpu']
     print('ready', flush=True)
-    while not told.is_set():
+    while not told():
         with profiled('bench'):
             at_depth(compute, time.perf_counter() + 0.5)
     return dict(meter.read(), hook_cpu=meter.status()['hook_cpu'] - hooks)

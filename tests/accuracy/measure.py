@@ -92,16 +92,20 @@ def compare(ranges, shown, samples):
     return [Row(name, truth, shown.get(name, 0.0), samples) for name, truth in ranges.items()]
 
 
-def run_table(seconds, interval, unit, python=sys.executable, build=None):
-    """The truth that the table told, and the report of its actions."""
+def run_table(seconds, interval, unit, python=sys.executable, build=None, table=TABLE, enter=None):
+    """The truth that the table told, and the report of its actions.
+
+    `enter`, which makes a command run elsewhere (below another root), is for the bench; paths are those there.
+    """
     build = build or os.path.join(PROJECT, 'build')
     known = {k: v for k, v in os.environ.items() if not k.startswith(('PROFILOMATIC', 'PYTHON'))}
-    with tempfile.TemporaryDirectory(prefix='pom-accuracy-') as directory:
+    with tempfile.TemporaryDirectory(prefix='pom-accuracy-', dir='/dev/shm') as directory:
         profile = os.path.join(directory, 'profile.json')
+        command = [os.path.join(build, 'bin', 'profilomatic'), 'run', '-q', '-o', profile, '-F', 'json']
+        command += ['--max-overhead', '0.9', '--max-actions', '0', '--interval', str(interval), '--']
+        command += [python, table, str(seconds), '--unit', str(unit)]
         done = subprocess.run(
-            [os.path.join(build, 'bin', 'profilomatic'), 'run', '-q', '--max-overhead', '0.9', '--max-actions', '0']
-            + ['--interval', str(interval), '-o', profile, '-F', 'json', '--']
-            + [python, TABLE, str(seconds), '--unit', str(unit)],
+            enter(command) if enter else command,
             env=known,
             stdout=subprocess.PIPE,
             timeout=seconds * 4 + 120,
