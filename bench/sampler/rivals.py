@@ -352,9 +352,7 @@ def compare(bench, host, title, rivals):
                 bench.skip(f'{name}, {hertz} Hz', 'it did not run')
                 continue
             rate = {key: statistics.median(r['samples'] for r in found[hertz, key]) for key in (name, 'profilomatic')}
-            net = (
-                (share[name] - timer) / (own - timer) if own > timer else None
-            )  # None: ours is no dearer than a bare timer
+            net = (share[name] - timer) / (own - timer) if own > timer else None  # ours costs no more than the timer
             bench.figure(
                 f'{name} over profilomatic, {hertz} Hz, {title}',
                 f'{hertz:5d} Hz: {name:24s} {share[name]:8.3%}: {share[name] / own:5.1f} times ours; '
