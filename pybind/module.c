@@ -303,6 +303,10 @@ static int execute(PyObject *module)
 {
     struct module_state *state = PyModule_GetState(module);
     static bool opened;
+#ifdef Py_GIL_DISABLED
+    PyErr_SetString(PyExc_ImportError, "free-threaded builds of CPython are not supported");
+    return -1;
+#endif
     if (!opened) {
         opened = true;
         worker_open();
@@ -364,6 +368,9 @@ static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, execute},
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_SUPPORTED}, /* that share the GIL */
+#endif
+#ifdef Py_GIL_DISABLED
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED}, /* it refuses; or else the application would get its GIL back for it */
 #endif
     {0, NULL},
 };

@@ -30,7 +30,13 @@ except ImportError as error:
         sys.version_info[1],
         error,
     )
-    if sys.implementation.name == 'cpython' and (3, 10) <= sys.version_info[:2] <= (3, 15):
+    if 't' in getattr(sys, 'abiflags', ''):
+        missing = 'free-threaded builds of CPython are not supported'
+    elif (
+        isinstance(error, ModuleNotFoundError)
+        and sys.implementation.name == 'cpython'
+        and (3, 10) <= sys.version_info[:2] <= (3, 15)
+    ):
         missing += '; `scons python=%s` builds it' % (sys.executable or 'PATH')
 
 
