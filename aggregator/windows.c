@@ -187,7 +187,8 @@ int windows_publish(struct windows *windows, const struct window *open)
         profile_rescale(&copy->profile);
         list->window[list->count++] = copy;
     }
-    struct window_list *old = rcu_xchg_pointer(&windows->published, list);
+    /* An atomic of the language instead of rcu_xchg_pointer, so that ThreadSanitizer sees what it orders. */
+    struct window_list *old = atomic_exchange_explicit(&windows->published, list, memory_order_acq_rel);
     if (old != NULL) {
         /* Past this, whoever saw the old list holds a reference of its own to it. */
         synchronize_rcu();
@@ -199,7 +200,7 @@ int windows_publish(struct windows *windows, const struct window *open)
 struct window_list *windows_acquire(struct windows *windows)
 {
     rcu_read_lock();
-    struct window_list *list = rcu_dereference(windows->published);
+    struct window_list *list = atomic_load_explicit(&windows->published, memory_order_acquire);
     if (list != NULL)
         atomic_fetch_add_explicit(&list->references, 1, memory_order_relaxed);
     rcu_read_unlock();

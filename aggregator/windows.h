@@ -63,7 +63,7 @@ struct window_list {
 struct windows {
     struct window *closed[WINDOWS_MOST + 1];
     uint32_t count;
-    struct window_list *published; /* RCU */
+    _Atomic(struct window_list *) published; /* RCU */
 };
 
 /** A new open window, or NULL. */
