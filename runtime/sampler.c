@@ -176,14 +176,18 @@ static void look_for_aggregator(void)
     }
     for (uint64_t now = start, pause = 5 * 1000 * 1000; now - start < AGGREGATOR_WAIT_MS * UINT64_C(1000000);
          now = clock_monotonic_ns()) {
-        if (atomic_load(&sampler.stop) != 0 || (limits_refresh() == 0 && limits_alive(now)))
+        rc = limits_refresh();
+        if (atomic_load(&sampler.stop) != 0 || (rc == 0 && limits_alive(now)))
             return;
         sleep_until(now + pause);
         pause = pause < 100 * 1000 * 1000 ? 2 * pause : pause;
     }
-    notice_defer(NOTICE_NO_AGGREGATOR,
-                 "nothing is profiled, the application runs on: no aggregator serves %s",
-                 settings->directory);
+    if (rc == -EPROTO) /* of another version: that can be helped, if it is known */
+        notice_defer(NOTICE_NO_AGGREGATOR, "nothing is profiled, the application runs on: %s", fault_text());
+    else
+        notice_defer(NOTICE_NO_AGGREGATOR,
+                     "nothing is profiled, the application runs on: no aggregator serves %s",
+                     settings->directory);
 }
 
 /* ---- sampling ------------------------------------------------------------------------------------------ */

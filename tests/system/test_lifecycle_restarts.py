@@ -1,0 +1,204 @@
+"""Whoever is killed, and whenever: requests are answered, each is counted once, workers find the next aggregator by
+themselves, and there is never more than one.
+
+POM_LONG_RESTARTS=1 goes on for a minute instead of twenty seconds.
+"""
+
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from harness import AGGREGATOR, VENV, Served, children, free_port, has_sampler, wait_for_port
+from lifecycle import PATHS, PROFILE_MANY_ASKED, gunicorn, uwsgi
+from traffic import Traffic
+
+SECONDS = 60 if os.environ.get('POM_LONG_RESTARTS') == '1' else 20
+SERVERS = {'gunicorn': (gunicorn('-w', '3'), signal.SIGTERM), 'uwsgi': (uwsgi('-p', '3'), signal.SIGINT)}
+WORKERS = 3
+RATES_ABI_AT = 8  # behind the magic number, as in a segment
+
+
+class Trial:
+    """A server under load while its workers and the service are killed at random, one each second."""
+
+    def __init__(self, server, tmp_path):
+        command, self.stop_signal = SERVERS[server]
+        self.port = free_port()
+        self.served = Served(tmp_path, command(self.port), env=PROFILE_MANY_ASKED)
+        self.killed_workers = self.killed_aggregators = 0
+        self.random = random.Random(server)
+
+    def workers(self):
+        return [pid for pid in children(self.served.process.pid) if has_sampler(pid)]
+
+    def kill_one(self):
+        workers = self.workers()
+        if self.random.random() < 0.5 and workers:
+            os.kill(self.random.choice(workers), signal.SIGKILL)
+            self.killed_workers += 1
+        else:
+            aggregator = self.served.aggregators[-1]
+            aggregator.kill()
+            aggregator.wait()
+            self.served.start_aggregator()
+            self.killed_aggregators += 1
+
+    def live(self):
+        served = self.served
+        try:
+            wait_for_port(self.port, served.process)
+            traffic = self.traffic = Traffic(self.port, PATHS, threads=3)
+            try:
+                end = time.monotonic() + SECONDS
+                while time.monotonic() < end:
+                    time.sleep(self.random.uniform(0.7, 1.3))
+                    self.kill_one()
+                self.sampled = self.sampled_again()
+            finally:
+                traffic.stop()
+            served.process.send_signal(self.stop_signal)
+            self.status = served.process.wait(30)
+            deadline = time.monotonic() + 20
+            while served.rings() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            self.left = served.rings()
+            self.report = served.ask('report')
+        finally:
+            served.close()
+        return self
+
+    def sampled_again(self):
+        """Have all that live now been sampled since the last aggregator came?"""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            seen = {w['pid']: w['samples'] for pool in self.served.status()['pools'] for w in pool['workers']}
+            live = self.workers()
+            if len(live) == WORKERS and all(seen.get(pid, 0) > 0 for pid in live):
+                return True
+            time.sleep(0.1)
+        return False
+
+
+@pytest.fixture(scope='module')
+def trials(tmp_path_factory):
+    folders = {server: tmp_path_factory.mktemp(server) for server in SERVERS}
+    with ThreadPoolExecutor(len(SERVERS)) as pool:
+        yield {server: pool.submit(lambda s=server: Trial(s, folders[s]).live()) for server in SERVERS}
+
+
+@pytest.mark.parametrize('server', SERVERS)
+def test_random_kills_cost_no_request_and_no_count(server, trials):
+    trial = trials[server].result()
+    traffic, kills = trial.traffic, trial.killed_workers
+    assert kills > 3 and trial.killed_aggregators > 3
+    assert trial.status == 0, trial.served.stderr
+    assert trial.sampled, 'every worker is sampled again by the last of the aggregators'
+    assert traffic.failures <= kills, (traffic.failed, kills)
+    counted = {row['action_type']: row['count'] for row in trial.report['actions']}
+    assert set(counted) == set(traffic.answered)
+    # An answer may have left a killed worker before its action ended, or an action ended before its answer left.
+    assert abs(sum(counted.values()) - sum(traffic.answered.values())) <= kills, (counted, traffic.answered, kills)
+    assert trial.left == []
+
+
+def starts(place, **more):
+    return subprocess.Popen(
+        [str(AGGREGATOR), '--directory', str(place)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+@pytest.fixture
+def place(tmp_path):
+    place = Path(f'/dev/shm/profilomatic-test-{os.getpid()}-restarts')
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def test_of_many_aggregators_at_once_one_stays(place):
+    many = [starts(place) for _ in range(8)]
+    try:
+        deadline = time.monotonic() + 30
+        while sum(one.poll() is None for one in many) > 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        left = [one for one in many if one.poll() is None]
+        assert len(left) == 1
+        for one in many:
+            if one not in left:
+                assert one.returncode == 1 and 'another aggregator serves' in one.stderr.read()
+    finally:
+        for one in many:
+            if one.poll() is None:
+                one.terminate()
+            one.wait()
+            one.stderr.close()
+
+
+def patch_abi(path, version):
+    with open(path, 'r+b') as file:
+        file.seek(RATES_ABI_AT)
+        file.write(struct.pack('=I', version))
+
+
+def worker(place, script):
+    return subprocess.run(
+        [VENV / 'python', '-c', script],
+        env=dict(
+            os.environ,
+            PYTHONPATH=str(AGGREGATOR.parents[1] / 'python'),
+            PROFILOMATIC_DIR=str(place),
+            PROFILOMATIC_AGGREGATOR=str(AGGREGATOR),
+        ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+ACTIONS = """
+import os, time, profilomatic
+profilomatic.configure(source_name='web')
+profilomatic.add_destination(profilomatic.file_destination(os.devnull))
+end = time.monotonic() + %s
+while time.monotonic() < end:
+    with profilomatic.action('work'):
+        time.sleep(0.02)
+os._exit(0)
+"""
+
+
+def test_another_version_is_refused_in_words_and_left_alone(place):
+    """A worker of another version, and an aggregator of another: neither is misread, both are told of."""
+    first = starts(place)
+    assert worker(place, ACTIONS % 1).returncode == 0
+    pool = next(place.glob('*-web'))
+    ring = pool / 'rings' / ('0123456789abcdef' * 2 + '.ring')
+    fresh = ring.with_name('.other')
+    fresh.write_bytes(struct.pack('=QIIII', 0x746E656D67734D50, 99, 0, 0x01020304, 8) + bytes(480 << 10))
+    fresh.rename(ring)
+    time.sleep(2.5)
+    assert ring.exists() and first.poll() is None
+    first.terminate()
+    said = first.communicate(timeout=30)[1]
+    assert 'segment ABI 99, this is 1' in said, said
+    patch_abi(pool / 'rates', 99)
+    second = starts(place)
+    time.sleep(1)
+    out = worker(place, ACTIONS % 5)  # it looks for three seconds before it says so
+    assert out.returncode == 0
+    assert 'another version' in out.stderr and 'runs on' in out.stderr, out.stderr
+    second.terminate()
+    said = second.communicate(timeout=30)[1]
+    assert 'cannot be served' in said and 'rates is of another version' in said, said
+    assert (pool / 'rates').read_bytes()[RATES_ABI_AT] == 99, 'what another one made stays as it is'
