@@ -12,6 +12,7 @@
 #include "runtime/cpython/code_table.h"
 #include "runtime/cpython/reader_start.h"
 #include "runtime/cpython/walk.h"
+#include "shm/clock.h"
 
 enum {
     RETRIES = 3,  /* after stacks that were not valid */
@@ -124,6 +125,12 @@ static bool any_died(const struct stack *stack, uint64_t since)
     return false;
 }
 
+/* More than a gather of what is predicted takes, unless this thread had to give up its core in the middle. */
+static uint64_t gather_most_ns(const struct reader_prediction *p)
+{
+    return 8000 + 100 * (uint64_t)p->frames + 4000 * (uint64_t)p->chunks;
+}
+
 bool reader_read(struct copy *copy, const struct reader_thread *thread, struct reader_prediction *prediction,
                  struct stack *out, struct reader_facts *facts)
 {
@@ -132,7 +139,7 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
     out->count = out->flags = out->retries = 0;
     uint64_t deaths = 0;
     uintptr_t gap = 0; /* of the snapshot before */
-    for (int invalid = 0, gathers = 0; invalid <= RETRIES && gathers < GATHERS; gathers++) {
+    for (int invalid = 0, gathers = 0, interrupted = 0; invalid <= RETRIES && gathers < GATHERS; gathers++) {
         out->retries = (uint32_t)gathers;
         deaths = codes_begin();
         bool locked = gil != NULL && gil_is_locked(gil);
@@ -140,11 +147,18 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
             .holds_gil = locked && gil_holder(gil) == thread->tstate,
             .gil_is_held = locked,
         };
+        const uint64_t begun = clock_read_ns(CLOCK_MONOTONIC);
         enum outcome outcome = snapshot_take(&snapshot, copy, thread, prediction);
         if (outcome == GONE)
             return false;
         if (outcome == AGAIN)
             continue;
+        /* Then the thread has gone on meanwhile as far as it liked, and the pieces are of several moments. To
+         * take others is fair: the kernel did not ask what the thread was doing. */
+        if (interrupted < RETRIES && clock_read_ns(CLOCK_MONOTONIC) - begun > gather_most_ns(prediction)) {
+            interrupted++;
+            continue;
+        }
         if (snapshot.leaf == 0)
             return false;
         uintptr_t missing;

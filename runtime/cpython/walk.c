@@ -100,6 +100,14 @@ static bool is_base(struct snapshot *snapshot, struct copy *copy, uintptr_t bott
            follows(snapshot, copy, snapshot->chunk_at[0] + CHUNK_HEAD + sizeof(void *), 0, bottom, k);
 }
 
+/* Are there no frames on the data stack, so that a stack without any of them may be whole? */
+static bool is_empty(const struct snapshot *snapshot)
+{
+    return snapshot->chunks == 0 ||
+           (snapshot->chunks == 1 && TSTATE_WORD(snapshot->tstate, datastack_top) <=
+                                         snapshot->chunk_at[0] + CHUNK_HEAD + sizeof(void *));
+}
+
 /* Is what the walk ended with the mark below the thread's first frame, where there is one (3.15)? */
 static bool is_base_mark(const struct snapshot *snapshot, uintptr_t mark)
 {
@@ -166,7 +174,10 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
     }
     if (!is_base_mark(snapshot, mark))
         return WALK_INVALID;
-    return child == 0 || is_base(snapshot, copy, child, k_child) ? WALK_VALID : WALK_INVALID;
+    /* A generator that yields while it is copied has no caller any more, but is not the first frame either.
+     */
+    bool whole = child == 0 ? is_empty(snapshot) : is_base(snapshot, copy, child, k_child);
+    return whole ? WALK_VALID : WALK_INVALID;
 }
 
 bool walk_met_mark(const struct snapshot *snapshot)
