@@ -1,19 +1,21 @@
 /*
- * A probe for the tests of the reader: samples one thread from a raw pthread that never takes the GIL, while
- * Python code runs, and tells what it saw as text. Built for each interpreter from the very files of
- * runtime/cpython/.
+ * A probe for the tests of the reader: samples one thread (or all) from a raw pthread that never takes the
+ * GIL, while Python code runs, and tells what it saw as text. Built for each interpreter from the very files
+ * of runtime/cpython/.
  *
  *   check()                       reader_check; RuntimeError with its reason
  *   watch()                       codes_watch
  *   deaths()                      codes_deaths
- *   start(interval_us, damage=0)  sample the calling thread; 0: without a pause. `damage`: of each 1000
- * copies, so many get random words written into them stop() -> dict                what was seen since
- *   describe(code) -> (file, qualname, [line of each code unit])
- *   threads() -> [(tid, id)]      of all interpreters
- *   waits(tid)                    reader_waits_for_gil
- *   forked()                      in the child of a fork: drop what is the parent's
- *   cost(reads) -> ns             CPU a warm read of the calling thread's own stack takes, as the least of
- * several rounds
+ *   mark                          memory of one uint32 in which the sampled program notes what it is about to
+ * do: a kind in the low eight bits, and above them a number that is new each time start(interval_us,
+ * how="reader", damage=0) sample the calling thread; 0: without a pause. `damage`: of each 1000 copies, so
+ * many get random words written into them. `how`: "reader"; "threads": every thread that is listed; "naive":
+ * frame by frame, unchecked; "rejecting": the reader, but what it says counts only if the leaf is the same
+ * afterwards reads()                       how many samples were taken since start() stop() -> dict what was
+ * seen since describe(code) -> (file, qualname, [line of each code unit]) threads() -> [(tid, id)]      of
+ * all interpreters waits(tid)                    reader_waits_for_gil forked()                      in the
+ * child of a fork: drop what is the parent's still(reads) -> (gathers, pieces, frames) how many copies so
+ * many warm reads of the calling thread's own stack take
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -28,20 +30,36 @@
 #include "shm/fault.h"
 
 enum {
-    STACKS = 1 << 16, /* distinct stacks that are told apart */
+    WIDENED_NS = 30000,  /* how far the sampled thread gets in the moment in which a mutant can go wrong */
+    WIDENED_MOST = 1000, /* sleeps of that length after which it is taken for blocked */
+    STACKS = 1 << 16,    /* distinct stacks that are told apart */
     TEXT_MOST = 1 << 20,
+    THREADS = 256,
+    REJECTIONS = 10, /* after which a sample of HOW_REJECTING is given up */
 };
 
+enum how { HOW_READER, HOW_THREADS, HOW_NAIVE, HOW_REJECTING };
+static const char *const how_names[] = {"reader", "threads", "naive", "rejecting", NULL};
+
 struct seen {
-    char *text; /* frames leaf first, '\n' between */
+    char *text; /* frames leaf first, '\n' between; empty: nothing could be read */
     uint32_t flags;
+    uint8_t kind; /* what the mark said before the read */
+    bool settled; /* and nothing else afterwards */
     uint64_t count;
+};
+
+/* What HOW_THREADS keeps of each thread. */
+struct known {
+    struct reader_thread thread;
+    struct reader_prediction prediction;
 };
 
 static struct {
     pthread_t thread;
     _Atomic bool running;
-    bool started, naive;
+    bool started;
+    enum how how;
     uint64_t interval_ns;
     unsigned damage;
     struct reader_thread target;
@@ -50,10 +68,13 @@ static struct {
     struct copy copy;
     struct seen *seen;
     char *text;
-    _Atomic uint64_t distinct;
-    uint64_t reads, unreadable, torn, retries, cpu_ns, holds_gil, gil_is_held, left_out;
+    struct known *known;
+    _Atomic uint64_t distinct, reads;
+    uint64_t unreadable, torn, retries, holds_gil, gil_is_held, left_out;
+    uint64_t gathers, pieces; /* calls of copy_gather and copy_piece */
     uint64_t random;
 } probe;
+static _Atomic uint32_t mark;
 
 ssize_t __real_copy_gather(struct copy *copy, const struct iovec *pieces, int count);
 bool __real_copy_piece(struct copy *copy, uintptr_t address, void *out, size_t bytes);
@@ -99,6 +120,7 @@ static void spoil(uint8_t *bytes, size_t count)
 ssize_t __wrap_copy_gather(struct copy *copy, const struct iovec *pieces, int count)
 {
     ssize_t got = __real_copy_gather(copy, pieces, count);
+    probe.gathers++;
     if (probe.damage != 0 && got > 0) {
         if (draw() % 1000 < probe.damage / 8)
             return (ssize_t)(draw() % (uint64_t)(got + 1));
@@ -115,14 +137,15 @@ ssize_t __wrap_copy_gather(struct copy *copy, const struct iovec *pieces, int co
 bool __wrap_copy_piece(struct copy *copy, uintptr_t address, void *out, size_t bytes)
 {
     bool came = __real_copy_piece(copy, address, out, bytes);
+    probe.pieces++;
     if (came && probe.damage != 0)
         spoil(out, bytes);
     return came;
 }
 
-static void keep(const char *text, uint32_t flags)
+static void keep(const char *text, uint32_t flags, uint8_t kind, bool settled)
 {
-    uint64_t hash = UINT64_C(0xcbf29ce484222325) + flags;
+    uint64_t hash = UINT64_C(0xcbf29ce484222325) + flags + ((uint64_t)kind << 8) + ((uint64_t)settled << 16);
     for (const char *c = text; *c != 0; c++)
         hash = (hash ^ (uint8_t)*c) * UINT64_C(0x100000001b3);
     for (uint64_t i = hash % STACKS;; i = (i + 1) % STACKS) {
@@ -134,76 +157,120 @@ static void keep(const char *text, uint32_t flags)
             }
             seen->text = strdup(text);
             seen->flags = flags;
+            seen->kind = kind;
+            seen->settled = settled;
             probe.distinct++;
         }
-        if (seen->flags == flags && strcmp(seen->text, text) == 0) {
+        if (seen->flags == flags && seen->kind == kind && seen->settled == settled &&
+            strcmp(seen->text, text) == 0) {
             seen->count++;
             return;
         }
     }
 }
 
-/* Follow the frames one by one and believe everything. */
-static bool read_naively(struct stack *out)
+/* Where the thread's leaf frame is now; 0: nowhere. */
+static uintptr_t leaf_now(const struct reader_thread *thread)
 {
-    uintptr_t at = probe.target.tstate;
+    uintptr_t at = thread->tstate;
+#if HEAP_FRAMES
+    bool read = copy_piece(&probe.copy, at + offsetof(PyThreadState, frame), &at, sizeof at);
+#elif LEAF_THROUGH_CFRAME
+    bool read = copy_piece(&probe.copy, at + offsetof(PyThreadState, cframe), &at, sizeof at) &&
+                copy_piece(&probe.copy, at + offsetof(_PyCFrame, current_frame), &at, sizeof at);
+#else
+    bool read = copy_piece(&probe.copy, at + offsetof(PyThreadState, current_frame), &at, sizeof at);
+#endif
+    return read ? at : 0;
+}
+
+/* Let the sampled thread go on, however busy the machine is. */
+static void widen(const struct reader_thread *thread)
+{
+    const clockid_t its_clock =
+        (clockid_t)((~(unsigned)thread->tid << 3) | 6); /* of a thread's CPU: clock_getres(2) */
+    const struct timespec time = {0, WIDENED_NS};
+    const uint64_t before = clock_read_ns(its_clock);
+    for (int i = 0; i < WIDENED_MOST && clock_read_ns(its_clock) - before < WIDENED_NS; i++)
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);
+}
+
+/* Follow the frames one by one and believe everything. */
+static bool read_naively(const struct reader_thread *thread, struct stack *out)
+{
+    uintptr_t at = leaf_now(thread);
     out->count = out->flags = out->retries = 0;
     codes_begin();
-#if HEAP_FRAMES
-    if (!copy_piece(&probe.copy, at + offsetof(PyThreadState, frame), &at, sizeof at))
-        return false;
+    widen(thread);
     while (at != 0 && out->count < STACK_FRAMES) {
+#if HEAP_FRAMES
         PyFrameObject frame;
         if (!copy_piece(&probe.copy, at, &frame, FRAME_HEAD))
             return false;
         struct code *code = codes_find(&probe.copy, (uintptr_t)frame.f_code, NULL);
         if (code == NULL)
             return false;
-        out->frame[out->count++] = (struct stack_frame){code, 0};
         at = (uintptr_t)frame.f_back;
-    }
 #else
-#if LEAF_THROUGH_CFRAME
-    if (!copy_piece(&probe.copy, at + offsetof(PyThreadState, cframe), &at, sizeof at) ||
-        !copy_piece(&probe.copy, at + offsetof(_PyCFrame, current_frame), &at, sizeof at))
-        return false;
-#else
-    if (!copy_piece(&probe.copy, at + offsetof(PyThreadState, current_frame), &at, sizeof at))
-        return false;
-#endif
-    while (at != 0 && out->count < STACK_FRAMES) {
         _PyInterpreterFrame frame;
         if (!copy_piece(&probe.copy, at, &frame, FRAME_HEAD))
             return false;
         struct code *code = codes_find(&probe.copy, frame_executable(&frame), NULL);
         if (!frame_is_entry(&frame) && code == NULL)
             return false;
+        at = (uintptr_t)frame.previous;
+#endif
         if (code != NULL)
             out->frame[out->count++] = (struct stack_frame){code, 0};
-        at = (uintptr_t)frame.previous;
     }
-#endif
     return out->count > 0;
 }
 
-static void sample(void)
+/* Believe only what was read while the leaf stayed where it was: whole stacks, but mostly of leaves that
+ * stay. */
+static bool read_rejecting(const struct reader_thread *thread, struct reader_prediction *prediction,
+                           struct stack *out, struct reader_facts *facts)
+{
+    for (int i = 0; i < REJECTIONS; i++) {
+        uintptr_t before = leaf_now(thread);
+        bool read = reader_read(&probe.copy, thread, prediction, out, facts);
+        widen(thread);
+        if (read && leaf_now(thread) == before)
+            return true;
+    }
+    return false;
+}
+
+static void sample(const struct reader_thread *thread, struct reader_prediction *prediction)
 {
     struct reader_facts facts = {0};
-    uint64_t before = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
-    bool read = probe.naive
-                    ? read_naively(&probe.stack)
-                    : reader_read(&probe.copy, &probe.target, &probe.prediction, &probe.stack, &facts);
-    probe.cpu_ns += clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - before;
-    probe.reads++;
+    bool read = false;
+    const uint32_t before = atomic_load_explicit(&mark, memory_order_acquire);
+    switch (probe.how) {
+    case HOW_READER:
+    case HOW_THREADS:
+        read = reader_read(&probe.copy, thread, prediction, &probe.stack, &facts);
+        break;
+    case HOW_NAIVE:
+        read = read_naively(thread, &probe.stack);
+        break;
+    case HOW_REJECTING:
+        read = read_rejecting(thread, prediction, &probe.stack, &facts);
+        break;
+    }
+    atomic_thread_fence(memory_order_acquire);
+    const bool settled = atomic_load_explicit(&mark, memory_order_relaxed) == before;
     probe.retries += probe.stack.retries;
     probe.holds_gil += facts.holds_gil;
     probe.gil_is_held += facts.gil_is_held;
-    if (!read) {
-        probe.unreadable++;
-        return;
-    }
-    probe.torn += probe.stack.flags & STACK_TORN;
     size_t used = 0;
+    if (read) {
+        probe.torn += probe.stack.flags & STACK_TORN;
+    } else {
+        probe.unreadable++;
+        probe.stack.count = probe.stack.flags = 0;
+    }
+    probe.text[0] = 0;
     for (uint32_t i = 0; i < probe.stack.count; i++) {
         const struct code *code = probe.stack.frame[i].code;
         int n = snprintf(probe.text + used, TEXT_MOST - used, "%s%s:%s:%u", i == 0 ? "" : "\n", code->file,
@@ -212,15 +279,34 @@ static void sample(void)
             break;
         used += (size_t)n;
     }
-    keep(probe.text, probe.stack.flags);
+    keep(probe.text, probe.stack.flags, (uint8_t)before, settled);
     codes_sweep();
+    probe.reads++;
+}
+
+/* Every thread that is listed now, each with what its last stack foretells. */
+static void sample_all(void)
+{
+    static struct reader_thread listed[THREADS];
+    const int count = reader_list_threads(&probe.copy, listed, THREADS);
+    for (int i = 0; i < count; i++) {
+        struct known *known = &probe.known[i];
+        if (known->thread.tstate != listed[i].tstate || known->thread.tstate_id != listed[i].tstate_id) {
+            known->thread = listed[i];
+            memset(&known->prediction, 0, sizeof known->prediction);
+        }
+        sample(&known->thread, &known->prediction);
+    }
 }
 
 static void *run(void *unused)
 {
     (void)unused;
     while (atomic_load(&probe.running)) {
-        sample();
+        if (probe.how == HOW_THREADS)
+            sample_all();
+        else
+            sample(&probe.target, &probe.prediction);
         if (probe.interval_ns != 0) {
             uint64_t pause = probe.interval_ns / 2 + draw() % probe.interval_ns;
             struct timespec time = {(time_t)(pause / NS_PER_SECOND), (long)(pause % NS_PER_SECOND)};
@@ -268,7 +354,9 @@ static int prepare(void)
         probe.seen = PyMem_RawCalloc(STACKS, sizeof *probe.seen);
     if (probe.text == NULL)
         probe.text = PyMem_RawMalloc(TEXT_MOST);
-    if (probe.seen == NULL || probe.text == NULL) {
+    if (probe.known == NULL)
+        probe.known = PyMem_RawCalloc(THREADS, sizeof *probe.known);
+    if (probe.seen == NULL || probe.text == NULL || probe.known == NULL) {
         PyErr_NoMemory();
         return -1;
     }
@@ -280,9 +368,16 @@ static PyObject *probe_start(PyObject *self, PyObject *args)
     (void)self;
     double interval_us;
     unsigned damage = 0;
-    int naive = 0;
-    if (!PyArg_ParseTuple(args, "d|Ip", &interval_us, &damage, &naive))
+    const char *name = how_names[HOW_READER];
+    if (!PyArg_ParseTuple(args, "d|sI", &interval_us, &name, &damage))
         return NULL;
+    int how = 0;
+    while (how_names[how] != NULL && strcmp(how_names[how], name) != 0)
+        how++;
+    if (how_names[how] == NULL) {
+        PyErr_SetString(PyExc_ValueError, "no such way to sample");
+        return NULL;
+    }
     if (probe.started) {
         PyErr_SetString(PyExc_RuntimeError, "already sampling");
         return NULL;
@@ -291,14 +386,15 @@ static PyObject *probe_start(PyObject *self, PyObject *args)
         return NULL;
     codes_after_fork(); /* each run starts with an empty table */
     memset(&probe.prediction, 0, sizeof probe.prediction);
-    probe.distinct = 0;
-    probe.reads = probe.unreadable = probe.torn = probe.retries = probe.cpu_ns = 0;
+    memset(probe.known, 0, THREADS * sizeof *probe.known);
+    probe.distinct = probe.reads = 0;
+    probe.unreadable = probe.torn = probe.retries = 0;
     probe.holds_gil = probe.gil_is_held = probe.left_out = 0;
     probe.interval_ns = (uint64_t)(interval_us * 1000);
     probe.random = UINT64_C(88172645463325252);
     reader_note_thread(&probe.target);
     probe.damage = damage;
-    probe.naive = naive;
+    probe.how = (enum how)how;
     atomic_store(&probe.running, true);
     if (pthread_create(&probe.thread, NULL, run, NULL) != 0) {
         PyErr_SetString(PyExc_RuntimeError, "no thread");
@@ -312,6 +408,12 @@ static PyObject *probe_distinct(PyObject *self, PyObject *unused)
 {
     (void)self, (void)unused;
     return PyLong_FromUnsignedLongLong(atomic_load_explicit(&probe.distinct, memory_order_relaxed));
+}
+
+static PyObject *probe_reads(PyObject *self, PyObject *unused)
+{
+    (void)self, (void)unused;
+    return PyLong_FromUnsignedLongLong(atomic_load_explicit(&probe.reads, memory_order_relaxed));
 }
 
 static PyObject *probe_stop(PyObject *self, PyObject *unused)
@@ -331,8 +433,8 @@ static PyObject *probe_stop(PyObject *self, PyObject *unused)
         if (seen->text == NULL)
             continue;
         PyObject *one = Py_BuildValue(
-            "(NIK)", PyUnicode_DecodeUTF8(seen->text, (Py_ssize_t)strlen(seen->text), "replace"), seen->flags,
-            (unsigned long long)seen->count);
+            "(NIKBN)", PyUnicode_DecodeUTF8(seen->text, (Py_ssize_t)strlen(seen->text), "replace"),
+            seen->flags, (unsigned long long)seen->count, seen->kind, PyBool_FromLong(seen->settled));
         if (one == NULL || PyList_Append(stacks, one) != 0)
             Py_CLEAR(stacks);
         Py_XDECREF(one);
@@ -342,11 +444,10 @@ static PyObject *probe_stop(PyObject *self, PyObject *unused)
     if (stacks == NULL)
         return NULL;
     return Py_BuildValue(
-        "{s:N,s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:K}", "stacks", stacks, "reads", (unsigned long long)probe.reads,
+        "{s:N,s:K,s:K,s:K,s:K,s:K,s:K,s:K}", "stacks", stacks, "reads", (unsigned long long)probe.reads,
         "unreadable", (unsigned long long)probe.unreadable, "torn", (unsigned long long)probe.torn, "retries",
-        (unsigned long long)probe.retries, "cpu_ns", (unsigned long long)probe.cpu_ns, "holds_gil",
-        (unsigned long long)probe.holds_gil, "gil_is_held", (unsigned long long)probe.gil_is_held, "left_out",
-        (unsigned long long)probe.left_out);
+        (unsigned long long)probe.retries, "holds_gil", (unsigned long long)probe.holds_gil, "gil_is_held",
+        (unsigned long long)probe.gil_is_held, "left_out", (unsigned long long)probe.left_out);
 }
 
 static PyObject *probe_describe(PyObject *self, PyObject *object)
@@ -404,7 +505,7 @@ static PyObject *probe_forked(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static PyObject *probe_cost(PyObject *self, PyObject *args)
+static PyObject *probe_still(PyObject *self, PyObject *args)
 {
     (void)self;
     int reads;
@@ -414,24 +515,29 @@ static PyObject *probe_cost(PyObject *self, PyObject *args)
     struct reader_facts facts;
     reader_note_thread(&thread);
     memset(&probe.prediction, 0, sizeof probe.prediction);
-    uint64_t least = UINT64_MAX;
-    for (int round = 0; round < 10; round++) {
-        uint64_t before = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
-        for (int i = 0; i < reads; i++)
-            reader_read(&probe.copy, &thread, &probe.prediction, &probe.stack, &facts);
-        uint64_t took = clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - before;
-        least = took < least ? took : least;
-    }
-    return Py_BuildValue("(dI)", (double)least / reads, probe.stack.count);
+    for (int i = 0; i < 10; i++) /* until all is known */
+        reader_read(&probe.copy, &thread, &probe.prediction, &probe.stack, &facts);
+    probe.gathers = probe.pieces = 0;
+    for (int i = 0; i < reads; i++)
+        reader_read(&probe.copy, &thread, &probe.prediction, &probe.stack, &facts);
+    return Py_BuildValue("(KKI)", (unsigned long long)probe.gathers, (unsigned long long)probe.pieces,
+                         probe.stack.count);
 }
 
 static PyMethodDef methods[] = {
-    {"check", probe_check, METH_NOARGS, NULL},   {"watch", probe_watch, METH_NOARGS, NULL},
-    {"deaths", probe_deaths, METH_NOARGS, NULL}, {"start", probe_start, METH_VARARGS, NULL},
-    {"stop", probe_stop, METH_NOARGS, NULL},     {"distinct", probe_distinct, METH_NOARGS, NULL},
-    {"describe", probe_describe, METH_O, NULL},  {"threads", probe_threads, METH_NOARGS, NULL},
-    {"waits", probe_waits, METH_VARARGS, NULL},  {"forked", probe_forked, METH_NOARGS, NULL},
-    {"cost", probe_cost, METH_VARARGS, NULL},    {NULL, NULL, 0, NULL},
+    {"check", probe_check, METH_NOARGS, NULL},
+    {"watch", probe_watch, METH_NOARGS, NULL},
+    {"deaths", probe_deaths, METH_NOARGS, NULL},
+    {"start", probe_start, METH_VARARGS, NULL},
+    {"stop", probe_stop, METH_NOARGS, NULL},
+    {"distinct", probe_distinct, METH_NOARGS, NULL},
+    {"describe", probe_describe, METH_O, NULL},
+    {"threads", probe_threads, METH_NOARGS, NULL},
+    {"waits", probe_waits, METH_VARARGS, NULL},
+    {"forked", probe_forked, METH_NOARGS, NULL},
+    {"still", probe_still, METH_VARARGS, NULL},
+    {"reads", probe_reads, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module = {
@@ -440,5 +546,13 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC PyInit__readerprobe(void);
 PyMODINIT_FUNC PyInit__readerprobe(void)
 {
-    return PyModule_Create(&module);
+    PyObject *made = PyModule_Create(&module);
+    PyObject *bytes = PyMemoryView_FromMemory((char *)&mark, sizeof mark, PyBUF_WRITE);
+    PyObject *words = bytes == NULL ? NULL : PyObject_CallMethod(bytes, "cast", "s", "I");
+    Py_XDECREF(bytes);
+    if (made == NULL || words == NULL || PyModule_AddObject(made, "mark", words) != 0) {
+        Py_XDECREF(words);
+        Py_CLEAR(made);
+    }
+    return made;
 }

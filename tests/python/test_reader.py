@@ -1,21 +1,25 @@
-"""The reader of CPython's stacks, against programs whose stacks are known: each of reader_oracles.py is a promise."""
+"""The reader of CPython's stacks, against programs whose stacks are known: each of oracles/ is a promise."""
 
 import os
 import subprocess
 import sys
 
 import pytest
-import reader_oracles
+from oracles import ORACLES
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROBES = os.path.join(os.path.dirname(os.path.dirname(HERE)), 'build', 'tests', 'python')
 
 
-@pytest.mark.parametrize('oracle', reader_oracles.ORACLES)
+@pytest.mark.parametrize('oracle', ORACLES)
 def test_reader(oracle):
-    script = os.path.join(HERE, 'reader_oracles.py')
     probes = os.environ.get('POM_TEST_PROBES', PROBES)
     ended = subprocess.run(
-        [sys.executable, script, probes, oracle], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, '-m', 'oracles', probes, oracle],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
-    assert ended.returncode == 0, f'{reader_oracles.ORACLES[oracle].__doc__}\n{ended.stdout}{ended.stderr}'
+    assert ended.returncode == 0, f'{ORACLES[oracle].__doc__}\n{ended.stdout}{ended.stderr}'
