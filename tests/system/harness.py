@@ -254,12 +254,18 @@ def zombies(pid):
 class Served:
     """A command whose Python processes are profiled in a directory that a service of its own serves."""
 
-    def __init__(self, tmp_path, command, env=None, cwd=HERE):
+    def __init__(self, tmp_path, command, env=None, cwd=HERE, room=None, prefix=(), aggregator_env=None):
+        """`room`: a file system of its own, of that size; `prefix`: words before the aggregator's."""
         Served.count = getattr(Served, 'count', 0) + 1
         self.place = Path(f'/dev/shm/profilomatic-test-{os.getpid()}-{Served.count}')
         self.log_path = tmp_path / 'aggregator.log'
         self.stderr_path = tmp_path / 'stderr.txt'
         self.aggregators = []
+        self.prefix, self.aggregator_env = prefix, aggregator_env
+        self.room = room
+        if room is not None:
+            self.place.mkdir(mode=0o700)
+            self.mount('-t', 'tmpfs', '-o', f'size={room}', 'profilomatic-test')
         self.start_aggregator()
         python = BUILD / 'python'
         environ = dict(
@@ -275,11 +281,14 @@ class Served:
                 [str(word) for word in command], stdout=err, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd, env=environ
             )
 
+    def mount(self, *options):
+        subprocess.run(['mount', *options, str(self.place)], check=True)
+
     def start_aggregator(self):
+        words = [*self.prefix, str(AGGREGATOR), '--directory', str(self.place)]
+        environ = dict(os.environ, **(self.aggregator_env or {}))
         with open(self.log_path, 'ab') as log:
-            self.aggregators.append(
-                subprocess.Popen([str(AGGREGATOR), '--directory', str(self.place)], stdout=log, stderr=log)
-            )
+            self.aggregators.append(subprocess.Popen(words, stdout=log, stderr=log, env=environ))
         deadline = time.monotonic() + 20
         while not (self.place / 'control').exists() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -316,4 +325,6 @@ class Served:
             if aggregator.poll() is None:
                 aggregator.terminate()
             aggregator.wait(30)
+        if self.room is not None:
+            subprocess.run(['umount', '-l', str(self.place)], check=True)
         shutil.rmtree(self.place, ignore_errors=True)

@@ -25,11 +25,11 @@ def samples():
     return _runtime.status().get('samples', 0)
 
 
-def work(name, seconds=SECONDS):
+def work(name, seconds=SECONDS, patience=30):
     """At least for so long, and until it has been sampled, which may take a while where others are busy too."""
     before, count, begun = samples(), 0, time.monotonic()
     while time.monotonic() < begun + seconds or (
-        (count < 50 or samples() < before + 20) and time.monotonic() < begun + 30
+        (count < 50 or samples() < before + 20) and time.monotonic() < begun + patience
     ):
         with profilomatic.action(name):
             compute()
@@ -128,7 +128,41 @@ def endless():
         os.write(1, b'.')
 
 
+def greedy():
+    """Takes memory until it is killed for it."""
+    work('work')
+    held = []
+    while True:
+        held.append(b'x' * (8 << 20))
+
+
+def many():
+    """As many processes as is said, at once."""
+    for n in range(int(sys.argv[2])):
+        if os.fork() == 0:
+            work('work', 2 + n % 3 / 10, patience=0)
+            os._exit(0)
+    while True:
+        try:
+            assert os.wait()[1] == 0
+        except ChildProcessError:
+            break
+
+
+def timed():
+    """Steadily for as long as it is told, whether it is sampled or not."""
+    count, until = 0, time.monotonic() + float(sys.argv[2])
+    while time.monotonic() < until:
+        with profilomatic.action('work'):
+            time.sleep(0.005)
+        count += 1
+    os.write(1, json.dumps({'work': count}).encode() + b'\n')
+
+
 WAYS = {
+    'many': many,
+    'timed': timed,
+    'greedy': greedy,
     'endless': endless,
     'fork': lambda: multiprocess('fork'),
     'forkserver': lambda: multiprocess('forkserver'),

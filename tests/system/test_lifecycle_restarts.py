@@ -108,14 +108,9 @@ def test_random_kills_cost_no_request_and_no_count(server, trials):
     assert trial.left == []
 
 
-def starts(place, **more):
-    return subprocess.Popen(
-        [str(AGGREGATOR), '--directory', str(place)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        **more,
-    )
+def starts(place):
+    words = [str(AGGREGATOR), '--directory', str(place)]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
