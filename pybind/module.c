@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdlib.h>
 
+#include "runtime/first_thread.h"
 #include "runtime/stacks.h"
 #include "runtime/worker.h"
 #include "shm/fault.h"
@@ -255,6 +256,12 @@ static PyObject *default_directory(PyObject *module, PyObject *unused)
     return PyUnicode_DecodeFSDefault(path);
 }
 
+static PyObject *left_only_ours(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return PyBool_FromLong(first_thread_left_only_ours());
+}
+
 static PyObject *pool_path(PyObject *module, PyObject *args)
 {
     const char *directory, *source;
@@ -289,6 +296,10 @@ static PyMethodDef functions[] = {
      "set_pump(callable)\n--\n\ncallable() runs on the request's thread after a profiled root action ended."},
     {"directory_default", default_directory, METH_NOARGS,
      "directory_default()\n--\n\nThe runtime directory."},
+    {"only_ours_are_left", left_only_ours, METH_NOARGS,
+     "only_ours_are_left()\n--\n\nTrue where the process's first thread has ended and so have all others of "
+     "the "
+     "application."},
     {"pool_path", pool_path, METH_VARARGS,
      "pool_path(directory, source)\n--\n\nThe folder of this user's pool of that source name."},
     {NULL, NULL, 0, NULL},

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "runtime/action.h"
+#include "runtime/first_thread.h"
 #include "runtime/limits.h"
 #include "runtime/notice.h"
 #include "runtime/sample.h"
@@ -306,6 +307,8 @@ static void *sampler_main(void *unused)
 int sampler_start(void)
 {
     sampler.started_ns = clock_monotonic_ns();
+    if (first_thread_has_ended())
+        return fault(ECANCELED, "a thread of ours would outlive the others, as the first thread has ended");
     int rc = sample_open();
     if (rc != 0)
         return rc;

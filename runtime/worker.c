@@ -12,6 +12,7 @@
 #include "runtime/action.h"
 #include "runtime/cpython/reader.h"
 #include "runtime/guest.h"
+#include "runtime/first_thread.h"
 #include "runtime/limits.h"
 #include "runtime/notice.h"
 #include "runtime/sampler.h"
@@ -74,6 +75,7 @@ void worker_open(void)
         munmap(page, 4096); /* an old kernel: pthread_atfork has to do */
     }
     pthread_atfork(NULL, NULL, worker_after_fork);
+    first_thread_open();
 }
 
 int worker_enable(const struct worker_settings *settings)
@@ -204,6 +206,7 @@ void worker_after_fork(void)
     atomic_store_explicit(&worker.want_fresh_segment, false, memory_order_relaxed);
     sampler_after_fork();
     actions_after_fork();
+    first_thread_mark();
 }
 
 void worker_close(void)

@@ -229,7 +229,7 @@ class Switch:
                 return
             from .delivery import Delivery
 
-            self.delivery = Delivery(self.directory, self.callables, _runtime.set_pump)
+            self.delivery = Delivery(self.directory, self.callables, _runtime.set_pump, _runtime.only_ours_are_left)
         self.delivery.start_or_stop()
 
     def _sync(self) -> None:

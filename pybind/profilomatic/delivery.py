@@ -44,10 +44,12 @@ class Delivery:
         directory: Callable[[], str],
         destinations: Callable[[], List[Destination]],
         set_pump: Callable[[Optional[Callable[[], object]]], object],
+        left_alone: Callable[[], bool] = lambda: False,
     ) -> None:
         self._directory = directory
         self._destinations = destinations
         self._set_pump = set_pump
+        self._left_alone = left_alone  # have all threads of the application ended?
         self._exit_pid = 0
         self._forget()
         if hasattr(os, 'register_at_fork'):
@@ -164,6 +166,8 @@ class Delivery:
             pass
         pid = os.getpid()
         while not self._wake.is_set() and self._pid == pid:
+            if self._left_alone():
+                os._exit(0)  # as the C library ends a process with its last thread
             if not self._connect(0.5):
                 self._wake.wait(max(0.005, self._next_try - time.monotonic()))
                 continue
