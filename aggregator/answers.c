@@ -161,9 +161,7 @@ static json_t *limits_json(const struct pool *pool)
 static json_t *notes_json(const struct pool *pool)
 {
     json_t *notes = json_array();
-    unsigned refused = 0;
-    for (unsigned i = 0; i < pool->requests.count; i++)
-        refused += pool->requests.request[i].kind == REQUEST_REFUSED;
+    unsigned refused = requests_refused(&pool->requests);
     if (pool->requests.differ)
         json_array_append_new(notes, json_string("applications ask for different limits: the lowest caps "
                                                  "and the coarser detail hold"));
@@ -221,6 +219,8 @@ static json_t *pool_json(const struct pool *pool, uint64_t now)
         json_pack("{s:s,s:i,s:o,s:o,s:o,s:o,s:I}", "source", pool->source, "uid", (int)pool->uid, "workers",
                   workers, "limits", limits_json(pool), "destinations", destinations_json(pool), "notes",
                   notes_json(pool), "quarantined", (json_int_t)pool->quarantined);
+    json_object_set_new(json, "refused_files", json_integer(pool->refused_count));
+    json_object_set_new(json, "refused_requests", json_integer(requests_refused(&pool->requests)));
     json_object_set_new(json, "overhead_10s", json_real(budget_overhead(&pool->budget_state)));
     json_object_set_new(json, "work", json_real(pool->budget_state.work));
     json_object_set_new(json, "checkpoint_bytes", json_integer((json_int_t)pool->checkpoint_bytes));

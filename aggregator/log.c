@@ -68,8 +68,9 @@ void log_line(const char *format, ...)
     n += (size_t)written;
     if (n > sizeof line - 2)
         n = sizeof line - 2;
+    /* Names of files that anybody made stand in it: they shall not end a line or move a terminal's cursor. */
     for (size_t i = 0; i < n; i++)
-        if (line[i] == '\n')
+        if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
             line[i] = ' ';
     line[n++] = '\n';
     pthread_mutex_lock(&lock);

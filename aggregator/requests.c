@@ -205,11 +205,23 @@ static bool add_new(struct requests *requests, const char *folder, const char *n
         requests->again = true;
         return false;
     }
-    if (rc != 0) {
-        request->kind = REQUEST_REFUSED;
-        log_line("request %s is refused: %s", path, fault_text());
+    if (rc == 0)
+        return true;
+    if (requests_refused(requests) > REQUESTS_REFUSED_MOST) { /* itself among them */
+        requests->count--;
+        return false;
     }
+    request->kind = REQUEST_REFUSED;
+    log_line("request %s is refused: %s", path, fault_text());
     return true;
+}
+
+unsigned requests_refused(const struct requests *requests)
+{
+    unsigned refused = 0;
+    for (unsigned i = 0; i < requests->count; i++)
+        refused += requests->request[i].kind == REQUEST_REFUSED;
+    return refused;
 }
 
 static void count_up(struct requests *requests)

@@ -3,7 +3,7 @@
  *
  * A file's name is the hash of its content, so a name that was read once need not be read again. Where
  * requests differ, the lowest caps and the coarser detail win. Unknown or unsafe files are told of once and
- * left alone.
+ * left alone; past REQUESTS_REFUSED_MOST they are not told of.
  */
 #ifndef AGGREGATOR_REQUESTS_H
 #define AGGREGATOR_REQUESTS_H
@@ -16,7 +16,8 @@
 #include "aggregator/config.h"
 
 enum {
-    REQUESTS_MOST = 256, /* a pool */
+    REQUESTS_MOST = 256,         /* a pool */
+    REQUESTS_REFUSED_MOST = 128, /* of these, so that rubbish leaves room for what is asked in earnest */
     REQUEST_BYTES_MOST = 256 << 10,
     REQUEST_NAME_MOST = 64,
 };
@@ -50,6 +51,9 @@ struct requests {
  */
 bool requests_scan(struct requests *requests, const char *folder, uid_t uid, const char *source,
                    const struct config *config);
+
+/** How many files are told of as refused. */
+unsigned requests_refused(const struct requests *requests);
 
 /** What is asked for all in all, lowered by the configuration; `process_scope`: also outside actions. */
 struct budget_asked requests_limits(const struct requests *requests, const struct config *config,
