@@ -1,4 +1,4 @@
-/* Preloaded into a program: its time of day is off by as many seconds as the file $SHIFTED_CLOCK says, at each moment. */
+/* Preloaded into a program: its time of day is off by as many seconds as the file $SHIFTED_CLOCK says. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdlib.h>
