@@ -252,9 +252,10 @@ def zombies(pid):
 
 
 class Served:
-    """A command whose Python processes are profiled in a directory that a service of its own serves."""
+    """A command whose Python processes are profiled in a directory of its own, that a service serves or, without one
+    (`service=False`), the private aggregator that they start."""
 
-    def __init__(self, tmp_path, command, env=None, cwd=HERE, room=None, prefix=(), aggregator_env=None):
+    def __init__(self, tmp_path, command, env=None, cwd=HERE, service=True, room=None, prefix=(), aggregator_env=None):
         """`room`: a file system of its own, of that size; `prefix`: words before the aggregator's."""
         Served.count = getattr(Served, 'count', 0) + 1
         self.place = Path(f'/dev/shm/profilomatic-test-{os.getpid()}-{Served.count}')
@@ -266,7 +267,8 @@ class Served:
         if room is not None:
             self.place.mkdir(mode=0o700)
             self.mount('-t', 'tmpfs', '-o', f'size={room}', 'profilomatic-test')
-        self.start_aggregator()
+        if service:
+            self.start_aggregator()
         python = BUILD / 'python'
         environ = dict(
             os.environ,

@@ -50,7 +50,8 @@ class Case:
     paths: list = field(default_factory=lambda: PATHS)
     exact: bool = True  # no request fails, and each is counted
     recycled: bool = False  # workers are too short-lived to be sampled each
-    service: bool = False  # the profile is gathered by a service, not by `profilomatic run`
+    service: bool = False  # the profile is gathered by a service, not by `profilomatic run` …
+    embedded: bool = False  # … or by the private aggregator that workers start
     needs: Callable = lambda: None  # a reason to skip
     other_user: bool = False
     finish: Optional[Callable] = None  # ends the server: f(life) -> status
@@ -71,8 +72,8 @@ class Life:
         command = case.command(self.port)
         if case.other_user:
             extra['env'] = {'PYTHONPATH': str(self.folder / 'site')}
-        if case.service:
-            self.server = Served(tmp_path, command, env=PROFILE_MANY_ASKED)
+        if case.service or case.embedded:
+            self.server = Served(tmp_path, command, env=PROFILE_MANY_ASKED, service=case.service)
         else:
             self.server = Profiled(tmp_path, command, options=PROFILE_MANY, **extra)
         self.traffic = None
@@ -95,8 +96,12 @@ class Life:
             begun = time.monotonic()
             self.returned = self.stop()
             self.stop_seconds = time.monotonic() - begun
+            if case.embedded:
+                self.report = server.ask('report')  # while it waits for another worker
             self.left_running = self.those_who_stay()
-            if case.service:
+            if case.embedded:
+                self.left_behind = [server.directory()] if server.place.exists() else []
+            elif case.service:
                 self.report = server.ask('report')
                 self.left_behind = self.rings_left()
             else:
@@ -105,7 +110,7 @@ class Life:
         finally:
             if self.traffic is not None:
                 self.traffic.stop()
-            if case.service:
+            if isinstance(server, Served):
                 server.close()
             elif server.process.poll() is None:
                 server.kill()
@@ -117,7 +122,7 @@ class Life:
 
     def master(self):
         """The server's first process."""
-        if self.case.service:
+        if isinstance(self.server, Served):
             return self.server.process.pid
         below = Path(f'/proc/{self.server.process.pid}/task/{self.server.process.pid}/children').read_text().split()
         found = [int(pid) for pid in below if not is_ours(int(pid))]
@@ -176,13 +181,13 @@ class Life:
         server, number = self.server, self.case.stop
         if self.case.finish is not None:
             return self.case.finish(self)
-        if not self.case.service:
+        if isinstance(server, Profiled):
             return server.stop(number)
         server.process.send_signal(number)
         return server.process.wait(30)
 
     def those_who_stay(self):
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 20
         while (left := processes_of(self.directory)) and time.monotonic() < deadline:
             time.sleep(0.1)
         return left
@@ -352,6 +357,8 @@ CASES = {
     'gunicorn-nobody-preload': Case(
         gunicorn_for_nobody('--preload'), needs=needs_another_user, other_user=True, always=False
     ),
+    'gunicorn-embedded': Case(gunicorn('--preload'), reload(signal.SIGHUP), embedded=True),
+    'uwsgi-embedded': Case(uwsgi(), embedded=True, stop=signal.SIGINT),
     'gunicorn-fork': Case(gunicorn('-k', 'gthread', '--threads', '3'), paths=[*PATHS, '/fork']),
     'gunicorn-subprocess': Case(gunicorn('-k', 'gthread', '--threads', '3'), paths=[*PATHS, '/program']),
     'uwsgi-nobody': Case(uwsgi_for_nobody(), needs=needs_another_user, other_user=True, stop=signal.SIGINT),
