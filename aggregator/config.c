@@ -115,9 +115,10 @@ int config_read(struct config *config, const char *path)
     if (file == NULL)
         return fault(errno, "cannot read the configuration %s", path);
     struct config fresh = {0};
-    char line[CONFIG_TEXT_MOST * 8];
+    char *line = NULL;
+    size_t room = 0;
     int rc = 0;
-    for (int number = 1; rc == 0 && fgets(line, sizeof line, file) != NULL; number++) {
+    for (int number = 1; rc == 0 && getline(&line, &room, file) >= 0; number++) {
         cut_comment(line);
         char *text = trim(line), *equals = strchr(text, '=');
         if (*text == '\0')
@@ -131,6 +132,7 @@ int config_read(struct config *config, const char *path)
         if (!take_setting(&fresh, key, trim(equals + 1)))
             rc = fault(EINVAL, "%s:%d: '%s' is no setting, or its value is not valid", path, number, key);
     }
+    free(line);
     fclose(file);
     if (rc == 0)
         *config = fresh;

@@ -20,6 +20,7 @@
 #include "aggregator/guard.h"
 #include "aggregator/log.h"
 #include "aggregator/pool.h"
+#include "tests/fuzz/no_check.h"
 #include "tests/unit/synthetic.h"
 
 enum {
@@ -176,19 +177,4 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     pool_close(pool);
     synthetic_end(&s);
     return 0;
-}
-
-/* The synthetic worker checks itself with Check's macros. Here is no test that runs, so its library is not
- * linked. */
-void CK_EXPORT _mark_point(const char *file, int line)
-{
-    (void)file;
-    (void)line;
-}
-
-void CK_EXPORT _ck_assert_failed(const char *file, int line, const char *expression, const char *format, ...)
-{
-    (void)format;
-    fprintf(stderr, "%s:%d: %s\n", file, line, expression);
-    abort();
 }
