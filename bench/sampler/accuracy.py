@@ -21,7 +21,7 @@ INTERVAL, UNIT = 0.001, 0.00125
 def ours(host, seconds):
     """[(quantity, truth, shares, samples)] through `profilomatic run` and the report."""
     truth, report = measure.run_table(seconds, INTERVAL, UNIT, host.python, host.build, host.table, host.command)
-    shown = measure.measured(report, truth['wall'])
+    shown = measure.measured(report, truth, INTERVAL)
     return [(quantity, truth, *shown[quantity]) for quantity in ('wall', 'cpu')]
 
 
@@ -57,10 +57,18 @@ def theirs(rival, quantity):
                 out, _ = table.communicate('go\n', timeout=seconds * 4 + 60)
             truth = json.loads(out.splitlines()[-1])
             shown, samples, lines = collapsed(path, truth['wall'])
+            samples = lines if rival.a_line_a_sample else samples
         finally:
             table.poll() is None and table.kill()
             os.path.exists(path) and os.unlink(path)
-        return [(quantity, truth, measure.shares(shown), lines if rival.a_line_a_sample else samples)]
+        return [
+            (
+                quantity,
+                truth,
+                measure.shares(shown),
+                measure.independent(samples, sum(truth[quantity].values()) / INTERVAL),
+            )
+        ]
 
     return run
 

@@ -43,18 +43,30 @@ def by_function(report, wanted, column):
     return seconds
 
 
-def measured(report, wanted):
+def measured(report, truth, interval):
     """{'wall': (shares, samples), 'cpu': (…), 'cpu_time': (…)}, each with the number of samples that it rests on.
 
     `cpu` is the time in which samples found the function running (the states cpu and native), `cpu_time` what
     the thread's CPU clock gave to the samples.
     """
+    wanted = truth['wall']
     wall = by_function(report, wanted, lambda row: row['cpu'] + row['native'] + row['gil_wait'] + row['blocked'])
     cpu = by_function(report, wanted, lambda row: row['cpu'] + row['native'])
     clock = by_function(report, wanted, lambda row: row['cpu_time'])
     samples = sum(by_function(report, wanted, lambda row: row['samples']).values())
+    samples = independent(samples, sum(wanted.values()) / interval)
     ran = samples * sum(cpu.values()) / max(1e-9, sum(wall.values()))
     return {'wall': (shares(wall), samples), 'cpu': (shares(cpu), ran), 'cpu_time': (shares(clock), ran)}
+
+
+def independent(samples, intervals):
+    """How many samples of equal weight tell as much.
+
+    A tick for which there is no core in time stands for all the intervals until there is one. With waits that
+    end by chance the weights are geometric with the mean g = intervals / samples, so their squares have the mean
+    2 g^2 - g, and (sum of weights)^2 / (sum of squares) is samples / (2 - 1 / g). With a core to spare g is 1.
+    """
+    return samples / (2 - min(1.0, samples / intervals))
 
 
 def truth_ranges(truth):

@@ -6,20 +6,28 @@ The short form; `tests/accuracy/full` takes at least 5,000 samples at each inter
 import pytest
 from measure import compare, measured, run_table, shares, text_of, truth_ranges
 
+# Of the program's time, by the kernel's account: two busy loops beside it on two cores take a quarter.
+STARVED = 0.5
+
 
 @pytest.fixture(scope='module', params=[(0.001, 0.00125, 7.0), (0.01, 0.005, 10.0)], ids=['1 ms', '10 ms'])
 def table(request):
     """What the table took and what the report shows of it, sampled at one interval."""
     interval, unit, seconds = request.param
     truth, report = run_table(seconds, interval, unit)
-    return truth_ranges(truth), measured(report, truth['wall']), report
+    starved = sum(truth['delay'].values()) / sum(truth['wall'].values())
+    if starved > STARVED:
+        pytest.skip(
+            f'the program waited for a core for {starved:.0%} of its time: a sampler that waits too is no sample'
+        )
+    return truth_ranges(truth), measured(report, truth, interval), report
 
 
 @pytest.mark.parametrize('quantity', ['wall', 'cpu'])
 def test_each_function_is_shown_with_its_share(table, quantity):
     ranges, shown, report = table
     found, samples = shown[quantity]
-    assert samples > 200, report
+    assert samples > 100, report
     rows = compare(ranges[quantity], found, samples)
     assert not any(row.outside for row in rows), text_of(rows, f'{quantity}, {samples:.0f} samples')
 
