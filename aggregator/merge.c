@@ -262,6 +262,9 @@ static void settle(struct merge *merge, const struct action *action)
 
 static bool due(const struct action *action, uint64_t before_round)
 {
+#ifdef POM_BREAK_CLOSE_EARLY
+    before_round++;
+#endif
     return action->ended && !action->closed && action->ended_round < before_round;
 }
 

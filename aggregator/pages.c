@@ -13,6 +13,7 @@
 #include "shm/directory.h"
 #include "shm/fault.h"
 #include "shm/segment.h"
+#include "shm/testpoint.h"
 
 struct page_head {
     uint64_t magic;
@@ -37,6 +38,7 @@ static int make(const char *path, uid_t uid, uint64_t magic, uint32_t abi)
     int fd = open(temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return fault(errno, "cannot make %s", path);
+    TESTPOINT("page-made"); /* Workers see no page yet, and profile nothing; the next life removes it. */
     int rc = write_head(fd, magic, abi);
     if (rc == 0 && geteuid() != uid && fchown(fd, uid, (gid_t)-1) != 0)
         rc = -errno;
@@ -47,6 +49,7 @@ static int make(const char *path, uid_t uid, uint64_t magic, uint32_t abi)
         unlink(temporary);
         return fault(-rc, "cannot make %s", path);
     }
+    TESTPOINT("page-renamed"); /* Workers map it; the next life finds and keeps it. */
     return 0;
 }
 
@@ -131,6 +134,7 @@ static void store_heartbeat(void *context)
 {
     struct touch *touch = context;
     atomic_store_explicit(&touch->pages->rates->heartbeat_ns, touch->number, memory_order_relaxed);
+    TESTPOINT("heartbeat-stored"); /* Workers take the aggregator for alive for three more seconds. */
 }
 
 bool pages_heartbeat(const struct pages *pages, uint64_t now_ns)

@@ -433,6 +433,8 @@ uint64_t pool_round(struct pool *pool)
             continue;
         }
         moved += rc > 0 ? (uint64_t)rc : 0;
+        TESTPOINT("worker-drained"); /* Nobody sees it: it is merged in memory, and drained again by the next
+                                        life. */
         if (worker->fill > pool->fill)
             pool->fill = worker->fill;
         if ((!alive || worker->closed) && rc == 0 && ++worker->final_rounds >= POOL_FINAL_ROUNDS) {
@@ -517,6 +519,7 @@ static void close_window(struct pool *pool, uint64_t now_ns)
     pool->whole = true;
     windows_publish(&pool->windows, NULL);
     pool->dirty = true;
+    TESTPOINT("window-closed"); /* Reports show it; no file does, and the next life closes it again. */
 }
 
 void pool_cycle(struct pool *pool, uint64_t now_ns)

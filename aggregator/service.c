@@ -24,6 +24,7 @@
 #include "aggregator/store.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
+#include "shm/testpoint.h"
 
 enum {
     POLL_SHORTEST_MS = 20,
@@ -281,6 +282,7 @@ static int take_lock(struct service *service)
             return fault(errno, "another aggregator serves %s", service->directory);
         usleep(LOCK_PAUSE_US);
     }
+    TESTPOINT("lock-taken"); /* Another aggregator is refused as long as the kernel knows of this one. */
     /* The holder before us may have removed the file as it ended: then ours is a lock on nothing. */
     return holds_lock(service) ? 0 : fault(ESTALE, "%s was just removed", path);
 }

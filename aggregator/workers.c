@@ -16,6 +16,7 @@
 #include "aggregator/guard.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
+#include "shm/testpoint.h"
 
 /* ---- attaching --------------------------------------------------------------------------------------- */
 
@@ -234,6 +235,8 @@ static void read_page(void *context)
     snapshot->state = atomic_load_explicit(&page->state, memory_order_acquire);
     snapshot->tail[LANE_SAMPLER] =
         atomic_load_explicit(&page->lanes[LANE_SAMPLER].tail, memory_order_acquire);
+    TESTPOINT("sampler-tail-read"); /* Nobody sees it; a pause here lets samples and their action's end come
+                                       between. */
     snapshot->tail[LANE_ACTION] = atomic_load_explicit(&page->lanes[LANE_ACTION].tail, memory_order_acquire);
     for (int i = 0; i < SEGMENT_DEFINITIONS; i++)
         snapshot->defined[i] = atomic_load_explicit(&page->defined[i], memory_order_acquire);
@@ -310,8 +313,10 @@ static void read_counters(void *context)
 static void write_heads(void *context)
 {
     struct worker *worker = context;
-    for (int i = 0; i < SEGMENT_LANES; i++)
+    for (int i = 0; i < SEGMENT_LANES; i++) {
         atomic_store_explicit(&worker->aggregator->lanes[i].head, worker->position[i], memory_order_release);
+        TESTPOINT("head-stored"); /* The worker may write over what was committed. */
+    }
 }
 
 void worker_store_heads(struct worker *worker)

@@ -18,6 +18,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "shm/testpoint.h"
+
 enum {
     COUNTER_TYPES = 256,    /* rows; row 0 is "(other)", for what found no row */
     HISTOGRAM_FIRST = 10,   /* log2 of the first octave's lower bound in ns */
@@ -92,6 +94,7 @@ static inline void counters_add(struct counters *counters, uint32_t row, uint64_
         slot = used < HISTOGRAM_BLOCKS ? used + 1 : OCTAVE_COARSE;
         if (slot != OCTAVE_COARSE)
             atomic_store_explicit(&counters->blocks_used, used + 1, memory_order_relaxed);
+        TESTPOINT("counter-block-claimed"); /* The block belongs to nobody for ever, which harms nobody. */
         atomic_store_explicit(octave, slot, memory_order_relaxed);
     }
     if (slot & OCTAVE_COARSE) {
@@ -101,7 +104,11 @@ static inline void counters_add(struct counters *counters, uint32_t row, uint64_
         _Atomic uint32_t *b = &counters->block[slot - 1].bucket[bucket % HISTOGRAM_SUB];
         atomic_store_explicit(b, atomic_load_explicit(b, memory_order_relaxed) + 1, memory_order_relaxed);
     }
+    TESTPOINT("counter-bucket-stored"); /* The aggregator may read the row half done: with this action's
+                                           bucket ... */
     counter_add(&r->count, 1);
+    TESTPOINT(
+        "counter-count-stored"); /* ... or without its latency. It counts each word by its difference. */
     counter_add(&r->latency_sum_ns, latency_ns);
     if (latency_ns > atomic_load_explicit(&r->latency_max_ns, memory_order_relaxed))
         atomic_store_explicit(&r->latency_max_ns, latency_ns, memory_order_relaxed);
@@ -111,6 +118,7 @@ static inline void counters_add(struct counters *counters, uint32_t row, uint64_
         counter_add(&r->profiled, 1);
     atomic_store_explicit(&r->changes, atomic_load_explicit(&r->changes, memory_order_relaxed) + 1,
                           memory_order_release);
+    TESTPOINT("counter-changes-stored"); /* The aggregator will read the row, with the whole action. */
 }
 
 #endif

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "shm/record.h"
+#include "shm/testpoint.h"
 
 /** A producer's private view of a definition area. */
 struct definitions {
@@ -41,7 +42,9 @@ static inline bool definitions_put(struct definitions *area, void *head, uint32_
     memcpy(area->data + used, head, head_bytes);
     if (text_bytes != 0)
         memcpy(area->data + used + head_bytes, text, text_bytes);
+    TESTPOINT("definition-written"); /* Nobody sees it: it lies behind `used`. */
     atomic_store_explicit(area->used, used + bytes, memory_order_release);
+    TESTPOINT("definition-published"); /* The aggregator reads it, though no record may ever use it. */
     return true;
 }
 

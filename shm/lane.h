@@ -26,6 +26,7 @@
 #include <string.h>
 
 #include "shm/record.h"
+#include "shm/testpoint.h"
 
 /** The producer's words of a lane; lies in the worker's page. */
 struct lane_tail {
@@ -79,6 +80,8 @@ static inline bool lane_put(struct lane *lane, const void *record)
             atomic_store_explicit(&lane->tail->lost_records,
                                   atomic_load_explicit(&lane->tail->lost_records, memory_order_relaxed) + 1,
                                   memory_order_relaxed);
+            TESTPOINT(
+                "lane-loss-counted"); /* The aggregator sees the record counted as lost, not its bytes. */
             atomic_store_explicit(&lane->tail->lost_bytes,
                                   atomic_load_explicit(&lane->tail->lost_bytes, memory_order_relaxed) + bytes,
                                   memory_order_relaxed);
@@ -89,9 +92,18 @@ static inline bool lane_put(struct lane *lane, const void *record)
         struct record_header pad = {.size = (uint32_t)padding, .kind = RECORD_PADDING};
         memcpy(lane->data + offset, &pad, sizeof pad);
         offset = 0;
+        TESTPOINT("lane-padding-written"); /* Nobody sees it: it lies behind the tail. */
     }
-    memcpy(lane->data + offset, record, bytes);
+#ifdef POM_BREAK_COMMIT_BEFORE_WRITE
     atomic_store_explicit(&lane->tail->tail, tail + padding + bytes, memory_order_release);
+    TESTPOINT("lane-tail-stored");
+    memcpy(lane->data + offset, record, bytes);
+    return true;
+#endif
+    memcpy(lane->data + offset, record, bytes);
+    TESTPOINT("lane-record-written"); /* Nobody sees it: it lies behind the tail. */
+    atomic_store_explicit(&lane->tail->tail, tail + padding + bytes, memory_order_release);
+    TESTPOINT("lane-tail-stored"); /* The aggregator sees the record, whole. */
     return true;
 }
 

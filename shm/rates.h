@@ -18,6 +18,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "shm/testpoint.h"
+
 #define RATES_MAGIC UINT64_C(0x73657461724d4f50) /* "POMrates" */
 #define RATES_ABI 1u
 
@@ -118,7 +120,9 @@ static inline void rates_write(struct rates_page *page, const struct rates *in)
     atomic_thread_fence(memory_order_release); /* pairs with the acquire fence in rates_read */
     for (unsigned i = 0; i < sizeof(struct rates) / 4; i++)
         atomic_store_explicit(&page->slot[(generation + 1) & 1][i], words[i], memory_order_relaxed);
+    TESTPOINT("rates-slot-filled"); /* Workers read the other slot; the next life fills this one again. */
     atomic_store_explicit(&page->generation, generation + 1, memory_order_release);
+    TESTPOINT("rates-published"); /* Workers go by the new limits; the next life takes them over. */
 }
 
 #endif

@@ -15,6 +15,7 @@
 
 #include "shm/clock.h"
 #include "shm/fault.h"
+#include "shm/testpoint.h"
 
 const struct segment_sizes segment_default_sizes = {
     .sampler_lane = 128 << 10,
@@ -176,6 +177,8 @@ int segment_create(struct segment *segment, const char *rings, const char *sourc
     int fd = open(temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return fault(errno, "cannot make a segment in %s", rings);
+    TESTPOINT(
+        "segment-made"); /* The aggregator sees a temporary file, and removes it when it has become old. */
     int rc = allocate(fd, header.file_bytes);
     uint8_t *base = MAP_FAILED;
     if (rc != 0) {
@@ -190,6 +193,7 @@ int segment_create(struct segment *segment, const char *rings, const char *sourc
         rc = fault(errno, "madvise(MADV_DONTFORK)");
     if (rc == 0) {
         memcpy(base, &header, sizeof header);
+        TESTPOINT("segment-filled"); /* As before: what counts is the name. */
         if (rename(temporary, final) != 0)
             rc = fault(errno, "cannot rename %s", temporary);
     }
@@ -199,6 +203,8 @@ int segment_create(struct segment *segment, const char *rings, const char *sourc
         unlink(temporary);
         return rc;
     }
+    TESTPOINT(
+        "segment-renamed"); /* The aggregator finds a segment, and drains it when its process is dead. */
     set_views(segment, base, &header);
     return 0;
 }

@@ -19,7 +19,8 @@
 /** Called at each test point. Any thread. */
 void testpoint_reached(const char *label);
 
-/** What the environment would say, for a process that goes on from a fork; NULL: nothing. */
+/** Die at `label` for the n-th time; "label:n" as in the environment; NULL: never. For a process that goes on
+ * from a fork. */
 void testpoint_arm(const char *label, unsigned n);
 
 /** Call `each` for every label that the program holds, in no order; one may come more than once. */
