@@ -14,6 +14,7 @@
 #include "aggregator/guests.h"
 #include "aggregator/log.h"
 #include "aggregator/service.h"
+#include "aggregator/succession.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
 
@@ -240,6 +241,21 @@ static void make_status(struct service *service, void *context)
                      (double)service->cpu_ns / 1e9, "pools", pools);
 }
 
+static void stop(struct service *service, void *context)
+{
+    (void)context;
+    service->stop = true;
+}
+
+static json_t *give_way_answer(struct service *service)
+{
+    if (!service->options.private)
+        return error_json("this is a service itself%s", "");
+    log_line("a service asks for %s: giving way", service->directory);
+    service_call(service, stop, NULL);
+    return json_pack("{s:s}", "kind", "giving way");
+}
+
 /* ---- all verbs --------------------------------------------------------------------------------------- */
 
 char *answers_answer(const json_t *request, void *context)
@@ -254,6 +270,8 @@ char *answers_answer(const json_t *request, void *context)
             status = error_json("the aggregator is too busy to answer%s; try again", "");
         return text_of(status);
     }
+    if (verb != NULL && strcmp(verb, SUCCESSION_VERB) == 0)
+        return text_of(give_way_answer(service));
     return text_of(error_json("control socket: the verb '%s' is not known; it knows report, status, "
                               "subscribe and sync",
                               verb != NULL ? verb : ""));

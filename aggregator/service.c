@@ -22,6 +22,7 @@
 #include "aggregator/guard.h"
 #include "aggregator/log.h"
 #include "aggregator/store.h"
+#include "aggregator/succession.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
 #include "shm/testpoint.h"
@@ -36,6 +37,7 @@ enum {
     LAST_ROUNDS = 50,
     LOCK_TRIES = 15,
     LOCK_PAUSE_US = 20000,
+    HANDOVER_TRIES = 30, /* of LOCK_TRIES each: some 9 s for a private one to end */
 };
 #define CHECKPOINT_SHARE 0.002 /* of a core, for writing checkpoints */
 #define OWN_SHARE 0.25         /* of a pool's budget, beyond which rounds come less often */
@@ -264,7 +266,7 @@ static bool holds_lock(const struct service *service)
            ours.st_dev == there.st_dev;
 }
 
-static int take_lock(struct service *service)
+static int try_lock(struct service *service)
 {
     char path[DIRECTORY_PATH_MAX];
     int rc = directory_make(service->directory);
@@ -285,6 +287,23 @@ static int take_lock(struct service *service)
     TESTPOINT("lock-taken"); /* Another aggregator is refused as long as the kernel knows of this one. */
     /* The holder before us may have removed the file as it ended: then ours is a lock on nothing. */
     return holds_lock(service) ? 0 : fault(ESTALE, "%s was just removed", path);
+}
+
+static int take_lock(struct service *service)
+{
+    const struct service_options *options = &service->options;
+    bool asked = false;
+    for (int tries = 0;; tries++) {
+        int rc = try_lock(service);
+        bool passes = rc == -ESTALE || rc == -EWOULDBLOCK;
+        if (rc == 0 || !passes || options->private || options->once || tries == HANDOVER_TRIES)
+            return rc;
+        if (rc == -EWOULDBLOCK && !asked && !succession_ask(service->directory))
+            return rc;
+        asked = true;
+        close(service->lock);
+        service->lock = -1;
+    }
 }
 
 static void add_to_epoll(const struct service *service, int fd)

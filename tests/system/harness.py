@@ -39,7 +39,7 @@ def planted(name):
     raise LookupError(name)
 
 
-def wait_for_port(port, process, seconds=20):
+def wait_for_port(port, process, seconds=60):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -50,6 +50,14 @@ def wait_for_port(port, process, seconds=20):
                 raise AssertionError(f'the server ended with {process.returncode} before it listened') from None
             time.sleep(0.05)
     raise AssertionError('the server does not listen')
+
+
+def wait_until(condition, what, seconds=60):
+    """Until `condition()` holds; else what() is told."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.05)
 
 
 def load(port, seconds, threads, *paths):
@@ -261,6 +269,7 @@ class Served:
         self.place = Path(f'/dev/shm/profilomatic-test-{os.getpid()}-{Served.count}')
         self.log_path = tmp_path / 'aggregator.log'
         self.stderr_path = tmp_path / 'stderr.txt'
+        self.stderr_path.touch()
         self.aggregators = []
         self.prefix, self.aggregator_env = prefix, aggregator_env
         self.room = room
@@ -291,9 +300,16 @@ class Served:
         environ = dict(os.environ, **(self.aggregator_env or {}))
         with open(self.log_path, 'ab') as log:
             self.aggregators.append(subprocess.Popen(words, stdout=log, stderr=log, env=environ))
-        deadline = time.monotonic() + 20
-        while not (self.place / 'control').exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(self.answers, lambda: self.stderr)
+
+    def answers(self):
+        """The socket of one that was killed stays until the next one replaces it."""
+        with socket.socket(socket.AF_UNIX) as s:
+            try:
+                s.connect(str(self.place / 'control'))
+            except OSError:
+                return False
+        return True
 
     @property
     def stderr(self):
@@ -326,7 +342,7 @@ class Served:
         for aggregator in self.aggregators:
             if aggregator.poll() is None:
                 aggregator.terminate()
-            aggregator.wait(30)
+            aggregator.wait(60)
         if self.room is not None:
             subprocess.run(['umount', '-l', str(self.place)], check=True)
         shutil.rmtree(self.place, ignore_errors=True)

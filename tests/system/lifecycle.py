@@ -93,9 +93,7 @@ class Life:
             self.traffic.stop()
             self.zombies = set() if case.finish else self.lasting_zombies()
             self.status = server.status()
-            begun = time.monotonic()
             self.returned = self.stop()
-            self.stop_seconds = time.monotonic() - begun
             if case.embedded:
                 self.report = server.ask('report')  # while it waits for another worker
             self.left_running = self.those_who_stay()
@@ -132,7 +130,7 @@ class Life:
     def signal(self, number):
         os.kill(self.master(), number)
 
-    def wait_until(self, condition, what, seconds=30):
+    def wait_until(self, condition, what, seconds=60):
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
@@ -182,18 +180,18 @@ class Life:
         if self.case.finish is not None:
             return self.case.finish(self)
         if isinstance(server, Profiled):
-            return server.stop(number)
+            return server.stop(number, 90)
         server.process.send_signal(number)
-        return server.process.wait(30)
+        return server.process.wait(90)
 
     def those_who_stay(self):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while (left := processes_of(self.directory)) and time.monotonic() < deadline:
             time.sleep(0.1)
         return left
 
     def rings_left(self):
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (left := self.server.rings()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return list(map(str, left))

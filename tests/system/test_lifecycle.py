@@ -32,7 +32,6 @@ def test_a_servers_life(name, lives):
     traffic, report = life.traffic, life.report
 
     assert life.returned in case.statuses, life.server.stderr
-    assert life.stop_seconds < 30
     assert life.zombies == set(), 'a child that nobody waits for'
     assert life.left_running == [], 'a process of its, or an aggregator, lives on'
     assert life.left_behind == [], 'files in shared memory'

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import COMMAND, HERE, VENV, Profiled, Served
+from harness import COMMAND, HERE, VENV, Profiled, Served, wait_until
 from lifecycle import PROFILE_MANY, PROFILE_MANY_ASKED
 
 PROGRAM = [VENV / 'python', HERE / 'processes.py']
@@ -44,17 +44,10 @@ def counted(report):
     return {row['action_type']: row['count'] for row in report['actions']}
 
 
-def wait_until(condition, what, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.05)
-
-
 def run_in_room(tmp_path, size, *words):
     report = tmp_path / 'report.json'
     command = [COMMAND, 'run', *PROFILE_MANY, '-o', report, '--', *words]
-    done = subprocess.run(in_room(size, *command), capture_output=True, text=True, timeout=90)
+    done = subprocess.run(in_room(size, *command), capture_output=True, text=True, timeout=120)
     return done, json.loads(report.read_text()) if report.exists() else None
 
 
@@ -92,7 +85,7 @@ def served(tmp_path):
 
 def ends_counted(served):
     """The program ends as it should, and what it says that it did is what was counted."""
-    assert served.process.wait(60) == 0, served.stderr
+    assert served.process.wait(120) == 0, served.stderr
     wait_until(lambda: served.rings() == [], lambda: served.stderr)
     assert counted(served.ask('report')) == said(served.stderr_path.read_text())
 
@@ -129,7 +122,7 @@ def test_in_a_directory_that_becomes_read_only_the_application_runs_on(served):
     # What is open for writing keeps a file system from becoming read-only, but not another mount of it.
     one.mount('--bind', str(one.place))
     one.mount('-o', 'remount,bind,ro')
-    assert one.process.wait(60) == 0, one.stderr
+    assert one.process.wait(120) == 0, one.stderr
     assert one.aggregators[-1].poll() is None
     time.sleep(1)
     subprocess.run(['umount', '-l', str(one.place)], check=True)
@@ -177,7 +170,7 @@ def test_a_worker_that_its_cgroup_kills_is_counted_to_its_end(tmp_path):
     script = f'echo $$ > {group}/cgroup.procs && exec "$@"'
     try:
         profiled = Profiled(tmp_path, ['sh', '-c', script, 'sh', *PROGRAM, 'greedy'], options=PROFILE_MANY)
-        assert profiled.wait(60) == -signal.SIGKILL
+        assert profiled.wait(120) == -signal.SIGKILL
     finally:
         time.sleep(0.2)
         group.rmdir()
@@ -190,6 +183,6 @@ def test_a_pid_that_is_used_again_is_another_process(tmp_path):
     """In a pid namespace, where the next pid can be chosen: the aggregator is killed, then the worker; another process
     gets its pid; the next aggregator must not take that one for the worker."""
     words = ['unshare', '--pid', '--fork', '--mount-proc', VENV / 'python', HERE / 'reused_pid.py', tmp_path / 'rt']
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == 'the worker is known to be gone\n'

@@ -52,7 +52,7 @@ class Traffic:
             if not self.ask(path):
                 time.sleep(0.05)
 
-    def recent_pids(self, seconds=1.0):
+    def recent_pids(self, seconds=2.0):
         """Who answered within the last moments."""
         with self._lock:
             return {pid for pid, at in self.last_answer.items() if time.monotonic() - at < seconds}
