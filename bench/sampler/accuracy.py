@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 from common import PROJECT
 from rivals import Unstable, attached, austin, install, profiling_sampling, py_spy, this_host, version_of
@@ -53,7 +52,6 @@ def theirs(rival, quantity):
         try:
             table.stdout.readline()
             with attached(rival.command(table.pid, round(1 / INTERVAL), path)):
-                time.sleep(2.0)
                 out, _ = table.communicate('go\n', timeout=seconds * 4 + 60)
             truth = json.loads(out.splitlines()[-1])
             shown, samples, lines = collapsed(path, truth['wall'])

@@ -155,14 +155,37 @@ def profiling_sampling(host, *more):
     return Rival(command)
 
 
+def wakes(pid):
+    """How often the threads of a process have slept so far."""
+    total = 0
+    for tid in os.listdir(f'/proc/{pid}/task'):
+        with contextlib.suppress(OSError), open(f'/proc/{pid}/task/{tid}/status') as file:
+            total += next(int(line.split()[1]) for line in file if line.startswith('voluntary_ctxt_switches'))
+    return total
+
+
+def wait_until_it_samples(process):
+    """A profiler sleeps between samples, and hardly ever before its first one. `process.since` is then about when."""
+    process.since = time.perf_counter()
+    with contextlib.suppress(OSError):  # it ended
+        before = wakes(process.pid)
+        for _ in range(40):
+            time.sleep(0.5)
+            now = wakes(process.pid)
+            if now - before >= 20 or process.poll() is not None:
+                break
+            before, process.since = now, time.perf_counter()
+
+
 @contextlib.contextmanager
 def attached(command):
-    """A profiler that has begun to sample; ended by SIGINT, which makes all of them write what they have."""
+    """A profiler that samples; ended by SIGINT, which makes all of them write what they have."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     said = []
     reader = threading.Thread(target=lambda: said.extend(process.stderr), daemon=True)
     reader.start()
     try:
+        wait_until_it_samples(process)
         yield process
     finally:
         if process.poll() is None:
@@ -290,13 +313,11 @@ def theirs(rival):
         program = Program(host, 'plain')
         try:
             out = os.path.join(program.directory, 'profile')
-            begin = time.perf_counter()
             with attached(rival.command(program.pid, hertz, out)) as process:
-                time.sleep(2.0)
                 running = process.poll() is None
                 if running:
                     cpu = window(lambda: process_cpu(process.pid), program, seconds)
-                lasted = time.perf_counter() - begin
+                lasted = time.perf_counter() - process.since
             if not running:
                 raise RuntimeError(f'it ended: {process.said.strip()}')
             samples = samples_in(out, rival.a_line_a_sample)
@@ -352,17 +373,19 @@ def compare(bench, host, title, rivals):
                 bench.skip(f'{name}, {hertz} Hz', 'it did not run')
                 continue
             rate = {key: statistics.median(r['samples'] for r in found[hertz, key]) for key in (name, 'profilomatic')}
+            each = share[name] / own * rate['profilomatic'] / max(rate[name], 1e-9)
             net = (share[name] - timer) / (own - timer) if own > timer else None  # ours costs no more than the timer
             bench.figure(
                 f'{name} over profilomatic, {hertz} Hz, {title}',
                 f'{hertz:5d} Hz: {name:24s} {share[name]:8.3%}: {share[name] / own:5.1f} times ours; '
                 f"net of a bare timer's wake-ups {'infinitely many' if net is None else f'{net:.1f}'} times; "
-                f'samples a second {rate[name]:.0f}, ours {rate["profilomatic"]:.0f}',
+                f'a sample {each:.1f} times (samples a second {rate[name]:.0f}, ours {rate["profilomatic"]:.0f})',
                 share[name] / own,
                 TIMES_CHEAPER,
                 'times',
                 least=True,
                 net=net,
+                each=each,
             )
 
 
