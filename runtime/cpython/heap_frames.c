@@ -9,6 +9,13 @@
  * referenced; what returned is marked so, and the links of the free list lead to such frames only. No frame
  * can be met twice, nor more frames than the thread state says calls are open. So a stack that mixes two
  * moments shows itself, unless the same frame objects were called in another order meanwhile.
+ *
+ * That is what recursions do: all but the first frame of a function come from the free list, always in the
+ * same order, so that those of another recursion are linked alike. Where functions have called themselves the
+ * links of each frame are gathered twice, before the leaf, root first, and after it, leaf first: the moment
+ * of the leaf is in the middle for all of them. A frame that is the same on both sides was there in between.
+ * Frames that were called while the first half was copied are not, and then nothing above them can be; so
+ * where a frame that was there stands on one that was not, the latter was called after the leaf was read.
  */
 #include "runtime/cpython/code_table.h"
 #include "runtime/cpython/walk.h"
@@ -20,9 +27,14 @@ enum {
     IDLE_MOST = 16,  /* reads after which a frame is not gathered any more */
     TSTATE_BYTES = TSTATE_END - TSTATE_FIRST,
     LEAST_ADDRESS = 4096,
+    LINKS_AT = offsetof(PyFrameObject, f_back), /* f_back and f_code */
+    LINKS_BYTES = 2 * sizeof(void *),
+    CYCLE_MOST = 4, /* functions that call each other in a circle, to be taken for recursive */
 };
 _Static_assert(READER_OFF_CHUNK > STACK_FRAMES, "a whole stack fits");
-_Static_assert(TSTATE_BYTES + READER_OFF_CHUNK * FRAME_HEAD <= COPY_BYTES, "a whole gather fits");
+_Static_assert(TSTATE_BYTES + READER_OFF_CHUNK * (LINKS_BYTES + FRAME_HEAD) <= COPY_BYTES,
+               "a whole gather fits");
+_Static_assert(offsetof(PyFrameObject, f_code) == LINKS_AT + sizeof(void *), "one piece");
 
 static const PyFrameObject *frame_of(const uint8_t *copied)
 {
@@ -61,6 +73,7 @@ static void add_frame(struct snapshot *snapshot, uintptr_t address, const uint8_
     const int i = snapshot->frames++;
     snapshot->frame_at[i] = address;
     snapshot->frame[i] = copied;
+    snapshot->before[i] = NULL;
     snapshot->used[i] = false;
     unsigned slot = slot_of(snapshot, address);
     while (snapshot->slot[slot] != 0)
@@ -104,8 +117,9 @@ static bool remember(struct reader_prediction *p, bool *keep, int *back, uintptr
 enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const struct reader_thread *thread,
                            struct reader_prediction *p)
 {
-    struct iovec pieces[1 + READER_OFF_CHUNK];
-    const uint8_t *at = copy->bytes, *tstate = at;
+    struct iovec pieces[READER_OFF_CHUNK + 1 + READER_OFF_CHUNK];
+    const uint8_t *at = copy->bytes;
+    int count = 0;
     snapshot->thread = thread;
     snapshot->prediction = p;
     snapshot->frames = 0;
@@ -113,22 +127,34 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
     snapshot->block_at = 0;
     snapshot->whole = false;
     empty_slots(snapshot, p->frames);
-    pieces[0] = (struct iovec){(void *)(thread->tstate + TSTATE_FIRST), TSTATE_BYTES};
+    const int before = p->recursive ? p->frames : 0;
+    for (int i = before - 1; i >= 0; i--)
+        pieces[count++] = (struct iovec){(void *)(p->frame[i] + LINKS_AT), LINKS_BYTES};
+    at += before * LINKS_BYTES;
+    const uint8_t *tstate = at;
+    pieces[count++] = (struct iovec){(void *)(thread->tstate + TSTATE_FIRST), TSTATE_BYTES};
     at += TSTATE_BYTES;
+    const uint8_t *first = at;
     for (int i = 0; i < p->frames; i++) {
-        pieces[1 + i] = (struct iovec){(void *)p->frame[i], FRAME_HEAD};
+        pieces[count++] = (struct iovec){(void *)p->frame[i], FRAME_HEAD};
         add_frame(snapshot, p->frame[i], at);
+        if (before != 0)
+            snapshot->before[i] = copy->bytes + (before - 1 - i) * LINKS_BYTES;
         at += FRAME_HEAD;
     }
-    ssize_t got = copy_gather(copy, pieces, 1 + p->frames);
+    ssize_t got = copy_gather(copy, pieces, count);
     if (got < 0) {
         copy_close(copy);
         return copy_open(copy) == 0 ? AGAIN : GONE;
     }
-    if (got < TSTATE_BYTES)
+    if (got < tstate - copy->bytes) {
+        drop(p, before - 1 - (int)(got / LINKS_BYTES));
+        return AGAIN;
+    }
+    if (got < first - copy->bytes)
         return GONE;
     if (got < at - copy->bytes) {
-        drop(p, (int)((got - TSTATE_BYTES) / FRAME_HEAD));
+        drop(p, (int)((got - (first - copy->bytes)) / FRAME_HEAD));
         return AGAIN;
     }
     if (TSTATE_WORD(tstate, id) != thread->tstate_id ||
@@ -204,13 +230,19 @@ void snapshot_settle(const struct snapshot *snapshot)
         idle[kept++] = (uint8_t)(p->frame_idle[i] + 1);
     }
     int n = 0, at = -1;
+    const PyCodeObject *last[CYCLE_MOST] = {NULL};
+    p->recursive = false;
     for (uintptr_t address = snapshot->leaf; address != 0;) {
         at = find(snapshot, address, at + 1);
         if (at < 0 || !snapshot->used[at])
             break;
+        const PyFrameObject *frame = frame_of(snapshot->frame[at]);
+        for (int i = 0; i < CYCLE_MOST; i++)
+            p->recursive |= last[i] == frame->f_code;
+        last[n % CYCLE_MOST] = frame->f_code;
         p->frame[n] = address;
         p->frame_idle[n++] = 0;
-        address = (uintptr_t)frame_of(snapshot->frame[at])->f_back;
+        address = (uintptr_t)frame->f_back;
     }
     if (kept > READER_OFF_CHUNK - n)
         kept = READER_OFF_CHUNK - n;
@@ -306,10 +338,17 @@ static bool add(struct copy *copy, const PyFrameObject *frame, struct stack *out
     return true;
 }
 
+/* Was the frame the same before and after the leaf was read? */
+static bool has_stayed(const struct snapshot *snapshot, int i)
+{
+    return memcmp(snapshot->before[i], snapshot->frame[i] + LINKS_AT, LINKS_BYTES) == 0;
+}
+
 static enum walked walk(struct snapshot *snapshot, struct copy *copy, enum trust trust, struct stack *out,
                         uintptr_t *missing)
 {
     int at = -1, steps = 0, again = 0;
+    bool stayed = false;
     uint32_t frame_again[AGAIN_MOST];
     out->count = 0;
     memset(snapshot->used, 0, (size_t)snapshot->frames);
@@ -328,6 +367,11 @@ static enum walked walk(struct snapshot *snapshot, struct copy *copy, enum trust
         const PyFrameObject *frame = frame_of(snapshot->frame[at]);
         if (snapshot->used[at] || steps > snapshot->depth || !add(copy, frame, out))
             return WALK_INVALID;
+        if (snapshot->before[at] != NULL) { /* of others nothing is known */
+            if (stayed && !has_stayed(snapshot, at))
+                return WALK_INVALID;
+            stayed = has_stayed(snapshot, at);
+        }
         /* Of the leaf nothing can be asked: it may be about to begin, to yield or to return. */
         if (address != snapshot->leaf && !has_called(snapshot, frame, trust))
             return WALK_INVALID;

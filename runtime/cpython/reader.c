@@ -125,10 +125,11 @@ static bool any_died(const struct stack *stack, uint64_t since)
     return false;
 }
 
-/* More than a gather of what is predicted takes, unless this thread had to give up its core in the middle. */
+/* More than a gather of what is predicted takes with cold caches, but less than this thread waits for a core
+ * that it had to give up in the middle. */
 static uint64_t gather_most_ns(const struct reader_prediction *p)
 {
-    return 8000 + 100 * (uint64_t)p->frames + 4000 * (uint64_t)p->chunks;
+    return 40000 + 200 * (uint64_t)p->frames + 8000 * (uint64_t)p->chunks;
 }
 
 bool reader_read(struct copy *copy, const struct reader_thread *thread, struct reader_prediction *prediction,

@@ -44,6 +44,7 @@ struct snapshot {
     bool used[READER_OFF_CHUNK]; /* frame[i] was part of the walk */
     uintptr_t frame_at[READER_OFF_CHUNK];
     const uint8_t *frame[READER_OFF_CHUNK];
+    const uint8_t *before[READER_OFF_CHUNK]; /* its links before the leaf was read; NULL: not gathered */
     int slot_bits;
     uint16_t slot[1 << SNAPSHOT_SLOT_BITS]; /* hash of the frames' addresses: index + 1 */
     int late;           /* of the frames, the last ones: not gathered, but read in the walk */
