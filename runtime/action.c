@@ -14,6 +14,7 @@
 #include "runtime/sampler.h"
 #include "runtime/types.h"
 #include "runtime/worker.h"
+#include "shm/testpoint.h"
 
 struct slots slots;
 
@@ -185,6 +186,7 @@ static bool begin_profiled(struct action *action, uint32_t row, const struct act
         counter_add(&worker.segment.worker->denied[DENIED_LANE_FULL], 1);
         return false;
     }
+    TESTPOINT("action-begun"); /* The aggregator sees an action that will never end. */
     if (!arm(action, parent) && parent == NULL)
         counter_add(&worker.segment.worker->denied[DENIED_NO_SLOT], 1); /* profiled, but never sampled */
     return true;
@@ -297,6 +299,7 @@ static void end_profiled(struct action *action, uint32_t row, uint64_t now, bool
         }
     }
     lane_put(&worker.segment.lanes[LANE_ACTION], &record);
+    TESTPOINT("action-ended"); /* The aggregator sees it all, and closes it when it has read the samples. */
     meter_exact(&worker.meter, clock_monotonic_ns() - start);
 }
 
@@ -314,6 +317,8 @@ bool action_end(struct action *action, const char *name, size_t length, bool err
     if (action->is_root)
         types_learn(action->path_hash, name, length);
     counters_add(worker.segment.counters, row, latency, error, action->serial != 0);
+    TESTPOINT(
+        "action-counted"); /* The aggregator counts it; if it was profiled, what it did is never settled. */
     if (action->serial != 0)
         end_profiled(action, row, now, error, outer);
     if (action->serial != 0 || worker.meter.hooks - worker.meter.published_hooks >= METER_EVERY)

@@ -17,6 +17,7 @@
 #include "runtime/notice.h"
 #include "runtime/sampler.h"
 #include "shm/fault.h"
+#include "shm/testpoint.h"
 
 #define RETRY_ATTACH_NS (30 * NS_PER_SECOND)
 #define RENEW_NS (10 * NS_PER_SECOND)       /* between two renewals of a segment */
@@ -219,6 +220,7 @@ void worker_close(void)
     sampler_stop();
     notice_print_deferred(); /* no action may have come to print it */
     atomic_store_explicit(&worker.segment.worker->state, SEGMENT_CLOSED, memory_order_release);
+    TESTPOINT("segment-closed"); /* The aggregator drains it once more, and removes it. */
 }
 
 bool worker_renew_segment(uint64_t now_ns)
@@ -243,7 +245,9 @@ bool worker_renew_segment(uint64_t now_ns)
         worker.segment = fresh;
         memset(&worker.meter, 0, sizeof worker.meter);
         actions_begin_segment(&worker.segment);
+        TESTPOINT("segment-renewed"); /* The aggregator sees two segments of one process, both alive. */
         atomic_store_explicit(&old.worker->state, SEGMENT_CLOSED, memory_order_release);
+        TESTPOINT("segment-closed"); /* The aggregator drains the old one to its end, and removes it. */
         sampler_begin_segment(&old);
         atomic_store_explicit(&worker.want_fresh_segment, false, memory_order_relaxed);
     }

@@ -108,7 +108,7 @@ static void add_label(const char *name, void *context)
 static bool is_writers(const char *name)
 {
     static const char *const prefixes[] = {"segment-", "lane-",   "definition-",
-                                           "counter-", "action-", "token-"};
+                                           "counter-", "action-", "budget-"};
     if (strcmp(name, "segment-unlinked") == 0)
         return false;
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)

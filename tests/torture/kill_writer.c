@@ -216,10 +216,8 @@ static void use_pages(const char *pool)
     if (rates == NULL)
         rates = map_page(pool, "rates", sizeof *rates);
     uint32_t cycle = (uint32_t)(clock_monotonic_ns() / NS_PER_SECOND);
-    if (budget != NULL && budget_take(budget, cycle, TOKENS_A_CYCLE)) {
-        TESTPOINT("token-taken"); /* Nobody gets it any more: the cap is kept, not used up. */
+    if (budget != NULL && budget_take(budget, cycle, TOKENS_A_CYCLE))
         atomic_fetch_add(&shared->tokens[cycle % TOKEN_CYCLES], 1);
-    }
     struct rates read;
     if (rates == NULL || atomic_load_explicit(&rates->generation, memory_order_acquire) == 0 ||
         !rates_read(rates, &read))
