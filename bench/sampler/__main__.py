@@ -59,12 +59,19 @@ def parse():
 def main():
     options = parse()
     bench = Bench(options)
+    load, cores = os.getloadavg()[0], os.cpu_count()
+    bench.say(
+        f'{cores} cores, load average {load:.1f}'
+        + (': others work here too, caches are cold and ticks late; see docs/cost.md' if load > cores / 2 else '')
+    )
     for name in options.parts or PARTS:
         PARTS[name](bench)
     missed = [figure['name'] for figure in bench.figures if figure.get('ok') is False]
     bench.say(f'\nmissed: {", ".join(missed)}' if missed else '\nevery bar is met')
     if options.json:
-        text = json.dumps({'quick': options.quick, 'figures': bench.figures, 'missed': missed}, indent=1)
+        text = json.dumps(
+            {'quick': options.quick, 'cores': cores, 'load': load, 'figures': bench.figures, 'missed': missed}, indent=1
+        )
         if options.json == '-':
             print(text)
         else:
