@@ -52,7 +52,8 @@ static void note_gone(struct actions *actions, const struct action *action)
         (struct action_gone){.serial = action->begin.action_serial, .worker = action->worker};
 }
 
-void actions_touch(struct actions *actions, uint32_t index)
+/* It got samples, if nothing more. */
+static void note_touched(struct actions *actions, uint32_t index)
 {
     struct action *action = &actions->action[index];
     if (action->touched)
@@ -64,6 +65,12 @@ void actions_touch(struct actions *actions, uint32_t index)
     actions->touched = touched;
     touched[actions->touched_count++] = (struct action_touched){.stamp = action->stamp, .index = index};
     action->touched = true;
+}
+
+void actions_touch(struct actions *actions, uint32_t index)
+{
+    actions->action[index].changed = true;
+    note_touched(actions, index);
 }
 
 uint32_t actions_touched(const struct actions *actions, uint32_t i)
@@ -83,7 +90,7 @@ uint32_t actions_first_fresh(const struct actions *actions, uint32_t index)
 static void commit_one(struct action *action)
 {
     action->kept = true;
-    action->touched = false;
+    action->touched = action->changed = false;
     action->last_kept = action->last_sample;
 }
 
@@ -273,7 +280,7 @@ bool actions_hold(struct actions *actions, uint32_t index, const struct record_s
         actions->sample[action->last_sample].next = at;
     action->last_sample = at;
     action->samples++;
-    actions_touch(actions, index);
+    note_touched(actions, index);
     return true;
 }
 
@@ -338,7 +345,7 @@ static void pass_samples(struct actions *actions, uint32_t from_index, uint32_t 
     from->first_sample = from->last_sample = from->last_kept = ACTIONS_NONE;
     from->samples = 0;
     if (fresh_from.first != ACTIONS_NONE)
-        actions_touch(actions, to_index);
+        note_touched(actions, to_index);
 }
 
 /* Take an action out of its root's family. */

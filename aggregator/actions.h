@@ -57,7 +57,8 @@ struct action {
     uint64_t stamp;     /* no other action, now or later, has the same */
     bool used, ended, closed, folded;
     bool kept;    /* known to the last checkpoint */
-    bool touched; /* changed since, and noted as such */
+    bool touched; /* noted as one of which more is to be told than was kept: samples, and if ... */
+    bool changed; /* ... it is new, has ended or was folded, itself */
 };
 
 /** An action of the last checkpoint that is gone. */

@@ -51,6 +51,12 @@ struct kept_action {
     uint32_t worker, type, ended, folded;
 };
 
+/* Instead of it, where an action of the piece before got samples and nothing else. */
+struct kept_key {
+    uint64_t serial;
+    uint32_t worker, pad;
+};
+
 struct kept_sample {
     uint64_t time_ns, wall_ns, cpu_ns, serial;
     uint32_t stack, state;
@@ -61,7 +67,7 @@ struct layout {
     uint32_t version, counts, window_head, totals, cell, worker, page, row, block, action, sample, gone;
 };
 static const struct layout layout = {
-    .version = 3,
+    .version = 4,
     .counts = sizeof(struct piece_counts),
     .window_head = sizeof(struct window_head),
     .totals = sizeof(struct type_totals),
@@ -277,7 +283,7 @@ static bool apply_worker(struct pool *pool, const msgpack_object *object)
 
 /* ---- open actions -------------------------------------------------------------------------------------- */
 
-static void pack_action(msgpack_packer *packer, const struct actions *actions, uint32_t index, bool whole)
+static void pack_story(msgpack_packer *packer, const struct actions *actions, uint32_t index)
 {
     const struct action *action = &actions->action[index];
     uint32_t around = actions_enclosing(actions, index);
@@ -291,10 +297,20 @@ static void pack_action(msgpack_packer *packer, const struct actions *actions, u
         .ended = action->ended,
         .folded = action->folded,
     };
+    pack_raw(packer, &kept, sizeof kept);
+}
+
+static void pack_action(msgpack_packer *packer, const struct actions *actions, uint32_t index, bool whole)
+{
+    const struct action *action = &actions->action[index];
+    struct kept_key key = {.serial = action->begin.action_serial, .worker = action->worker};
+    if (whole || action->changed)
+        pack_story(packer, actions, index);
+    else
+        pack_raw(packer, &key, sizeof key);
     uint32_t first = whole ? action->first_sample : actions_first_fresh(actions, index), count = 0;
     for (uint32_t s = first; s != ACTIONS_NONE; s = actions->sample[s].next)
         count++;
-    pack_raw(packer, &kept, sizeof kept);
     msgpack_pack_bin(packer, count * sizeof(struct kept_sample));
     for (uint32_t s = first; s != ACTIONS_NONE; s = actions->sample[s].next) {
         const struct held_sample *held = &actions->sample[s];
@@ -365,18 +381,17 @@ static uint32_t begin_again(struct actions *actions, const struct kept_action *k
     return index;
 }
 
-static bool apply_action(struct merge *merge, const struct kept_action *kept, const msgpack_object *samples)
+/* What an action is now; ACTIONS_NONE if that does not add up. */
+static uint32_t apply_story(struct merge *merge, const struct kept_action *kept)
 {
     struct actions *actions = &merge->actions;
-    size_t count;
-    const char *data = pack_bin(samples, sizeof(struct kept_sample), &count);
-    if (data == NULL || kept->type >= names_count(&merge->types) || kept->begin.action_serial == 0)
-        return false;
+    if (kept->type >= names_count(&merge->types) || kept->begin.action_serial == 0)
+        return ACTIONS_NONE;
     uint32_t index = actions_find(actions, kept->worker, kept->begin.action_serial);
     if (index == ACTIONS_NONE)
         index = begin_again(actions, kept);
     if (index == ACTIONS_NONE)
-        return false;
+        return index;
     struct action *action = &actions->action[index];
     actions->ended += (kept->ended != 0) - action->ended;
     action->type = kept->type;
@@ -384,7 +399,14 @@ static bool apply_action(struct merge *merge, const struct kept_action *kept, co
     action->ended = kept->ended != 0;
     action->ended_round = kept->ended_round;
     action->end = kept->end;
-    for (size_t i = 0; i < count; i++) {
+    return index;
+}
+
+static bool apply_samples(struct merge *merge, uint32_t index, const msgpack_object *object)
+{
+    size_t count;
+    const char *data = pack_bin(object, sizeof(struct kept_sample), &count);
+    for (size_t i = 0; data != NULL && i < count; i++) {
         struct kept_sample held;
         memcpy(&held, data + i * sizeof held, sizeof held);
         struct record_sample sample = {
@@ -395,10 +417,22 @@ static bool apply_action(struct merge *merge, const struct kept_action *kept, co
             .cpu_ns = held.cpu_ns,
         };
         if (held.state >= SAMPLE_STATES || held.stack >= stacks_count(&merge->stacks) ||
-            !actions_hold(actions, index, &sample, held.stack))
+            !actions_hold(&merge->actions, index, &sample, held.stack))
             return false;
     }
-    return true;
+    return data != NULL;
+}
+
+static bool apply_action(struct merge *merge, const msgpack_object *what, const msgpack_object *samples)
+{
+    struct kept_action kept;
+    struct kept_key key;
+    uint32_t index = ACTIONS_NONE;
+    if (pack_struct(what, &kept, sizeof kept))
+        index = apply_story(merge, &kept);
+    else if (pack_struct(what, &key, sizeof key))
+        index = actions_find(&merge->actions, key.worker, key.serial);
+    return index != ACTIONS_NONE && apply_samples(merge, index, samples);
 }
 
 static bool apply_actions(struct merge *merge, const msgpack_object *list)
@@ -409,14 +443,14 @@ static bool apply_actions(struct merge *merge, const msgpack_object *list)
     struct kept_action kept;
     /* Those whose samples were folded give room to the others. */
     for (uint32_t i = 0; i < size; i += 2) {
-        if (!pack_struct(&part[i], &kept, sizeof kept))
-            return false;
+        if (!pack_struct(&part[i], &kept, sizeof kept) || kept.folded == 0)
+            continue;
         uint32_t index = actions_find(actions, kept.worker, kept.begin.action_serial);
-        if (kept.folded != 0 && index != ACTIONS_NONE)
+        if (index != ACTIONS_NONE)
             actions_drop_samples(actions, index);
     }
     for (uint32_t i = 0; i < size; i += 2)
-        if (!pack_struct(&part[i], &kept, sizeof kept) || !apply_action(merge, &kept, &part[i + 1]))
+        if (!apply_action(merge, &part[i], &part[i + 1]))
             return false;
     return true;
 }
