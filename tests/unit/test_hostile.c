@@ -26,15 +26,13 @@ enum {
 };
 #define MS UINT64_C(1000000)
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
+#if defined(__SANITIZE_THREAD__)
+/* Its own handler does not survive the jump out of a load from a page that was cut. */
+enum { SANITIZED = 1, BAD_SEGMENTS_FROM = 2 };
+#elif defined(__SANITIZE_ADDRESS__)
+enum { SANITIZED = 1, BAD_SEGMENTS_FROM = 0 };
+#else
+enum { SANITIZED = 0, BAD_SEGMENTS_FROM = 0 };
 #endif
 
 static struct synthetic good;
@@ -86,7 +84,13 @@ static void nap(void)
 
 static bool patient(uint64_t began)
 {
+    int status;
     nap();
+    ck_assert_msg(service > 0, "the service ended before");
+    if (waitpid(service, &status, WNOHANG) == service) {
+        service = 0;
+        ck_abort_msg("the service ended with status %x", (unsigned)status);
+    }
     return clock_monotonic_ns() - began < PATIENCE_MS * MS;
 }
 
@@ -179,6 +183,7 @@ static uint64_t resident_most_kb(void)
 static void tear_down(void)
 {
     int status;
+    ck_assert_int_gt(service, 0);
     uint64_t kb = resident_most_kb();
     kill(service, SIGTERM);
     ck_assert_int_eq(waitpid(service, &status, 0), service);
@@ -336,6 +341,7 @@ static void punch(const char *path, uint64_t offset, uint64_t bytes)
     close(fd);
 }
 
+/* Those that are cut stand first. */
 static const char *const bad_segments[] = {
     "cut to nothing",
     "cut to its header",
@@ -577,7 +583,7 @@ int main(void)
     tcase_add_unchecked_fixture(cases, set_up, tear_down);
     tcase_add_loop_test(cases, what_is_no_segment_is_refused_in_one_line, 0,
                         sizeof no_segments / sizeof *no_segments);
-    tcase_add_loop_test(cases, a_segment_that_goes_bad_is_set_aside_in_one_line, 0,
+    tcase_add_loop_test(cases, a_segment_that_goes_bad_is_set_aside_in_one_line, BAD_SEGMENTS_FROM,
                         sizeof bad_segments / sizeof *bad_segments);
     tcase_add_test(cases, endless_definitions_and_names_of_a_megabyte_are_bounded);
     tcase_add_test(cases, a_budget_word_from_the_far_future_is_set_back);
