@@ -60,6 +60,16 @@ def wait_until(condition, what, seconds=60):
         time.sleep(0.05)
 
 
+def said(text):
+    """What processes.py says that its processes did; the profiler may have said something in between."""
+    counts = {}
+    for line in text.splitlines():
+        if line.startswith('{'):
+            for name, count in json.loads(line).items():
+                counts[name] = counts.get(name, 0) + count
+    return counts
+
+
 def load(port, seconds, threads, *paths):
     out = subprocess.run(
         [sys.executable, str(HERE / 'load.py'), str(port), str(seconds), str(threads), *paths],

@@ -1,10 +1,9 @@
 """However a program makes processes: each is profiled and counted, the program notices nothing, and nothing is left."""
 
-import json
 from pathlib import Path
 
 import pytest
-from harness import HERE, VENV, Profiled, processes_of, wait_until
+from harness import HERE, VENV, Profiled, processes_of, said, wait_until
 from lifecycle import PROFILE_MANY
 
 # Way -> the processes that do actions, and the program's exit status.
@@ -35,11 +34,8 @@ def test_however_a_process_is_made_it_is_profiled(way, tmp_path):
     wait_until(lambda: processes_of(directory) == [], lambda: processes_of(directory))
     assert not Path(directory).exists()
 
-    said = {}
-    for line in profiled.stdout_path.read_text().splitlines():
-        said.update(json.loads(line))
     report = profiled.report
-    assert {row['action_type']: row['count'] for row in report['actions']} == said
+    assert {row['action_type']: row['count'] for row in report['actions']} == said(profiled.stdout_path.read_text())
     assert report['workers'] == processes and report['dropped'] == 0
     for row in report['actions']:
         assert row['action_type'] == 'around' or (row['profiled'] > 0 and row['hot']), (row, profiled.stderr)

@@ -4,7 +4,6 @@ themselves, and there is never more than one.
 POM_LONG_RESTARTS=1 goes on for a minute instead of twenty seconds.
 """
 
-import json
 import os
 import random
 import shutil
@@ -16,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from harness import AGGREGATOR, HERE, VENV, Served, children, free_port, has_sampler, wait_for_port, wait_until
+from harness import AGGREGATOR, HERE, VENV, Served, children, free_port, has_sampler, said, wait_for_port, wait_until
 from lifecycle import PATHS, PROFILE_MANY_ASKED, gunicorn, uwsgi
 from traffic import Traffic
 
@@ -156,7 +155,7 @@ def test_a_service_that_comes_back_takes_over_from_the_private_one(tmp_path):
         assert served.process.wait(120) == 0
         wait_until(lambda: served.rings() == [], lambda: served.stderr)
         (row,) = served.ask('report')['actions']
-        assert row['count'] == json.loads(served.stderr_path.read_text())['work'], served.stderr
+        assert row['count'] == said(served.stderr_path.read_text())['work'], served.stderr
     finally:
         served.close()
 

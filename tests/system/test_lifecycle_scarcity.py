@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import COMMAND, HERE, VENV, Profiled, Served, wait_until
+from harness import COMMAND, HERE, VENV, Profiled, Served, said, wait_until
 from lifecycle import PROFILE_MANY, PROFILE_MANY_ASKED
 
 PROGRAM = [VENV / 'python', HERE / 'processes.py']
@@ -30,14 +30,6 @@ def in_room(size, *words):
     """The words of a command that is run with a /dev/shm of that size."""
     script = f'mount -t tmpfs -o size={size} none /dev/shm && exec "$@"'
     return ['unshare', '--mount', 'sh', '-c', script, 'sh', *map(str, words)]
-
-
-def said(text):
-    counts = {}
-    for line in text.splitlines():
-        for name, count in json.loads(line).items():
-            counts[name] = counts.get(name, 0) + count
-    return counts
 
 
 def counted(report):
