@@ -43,32 +43,32 @@ struct view {
 };
 _Static_assert(sizeof(struct view) <= 64, "a cache line");
 
-/* What helps to read the next stack of a thread. */
+/* What helps to read the next stack of a thread; what is used of it mostly lies in its first page. */
 struct past {
-    struct reader_prediction prediction;
+    _Alignas(4096) struct reader_prediction prediction;
     struct stack_memory memory;
 };
 
 /* A thread that is looked at in this tick. */
 struct subject {
-    struct slot_facts facts; /* begin_ns 0: outside any action */
-    uint64_t serial;
+    uint64_t serial; /* 0: it is outside any action */
     uint64_t now_ns, cpu_ns;
     struct view *view;
+    uint32_t index; /* of its slot, or in the list of all threads */
 };
 
+/* What a tick uses whenever there is one thread lies in the first page and in that thread's own. */
 static struct workspace {
     struct copy copy;
-    struct view view[VIEWS];
     uint32_t ticks, list_at;
-    uint16_t segment;
     uint32_t listed;
+    uint16_t segment;
     uint64_t ran_ns, delayed_ns; /* what counts of core_share begins there */
-    uint16_t occupied[SLOTS];
-    uint64_t inside[32]; /* which slots' threads are inside actions, by the lowest bits of their ids */
     struct subject unread[SAMPLE_LOOKS];
     struct stack stack;
+    uint64_t inside[32]; /* which slots' threads are inside actions, by the lowest bits of their ids */
     struct reader_thread list[OTHERS];
+    struct view view[VIEWS];
     struct past past[VIEWS];
 } * work;
 
@@ -98,9 +98,9 @@ static struct view *find_view(const struct reader_thread *thread)
 /* ---- one thread ---------------------------------------------------------------------------------------- */
 
 /* What a thread that does not hold the GIL is doing. */
-static uint32_t state_without_gil(const struct subject *subject, bool gil_is_held)
+static uint32_t state_without_gil(const struct subject *subject, const struct reader_thread *thread,
+                                  bool gil_is_held)
 {
-    const struct reader_thread *thread = &subject->facts.thread;
     subject->view->guessed = false;
     if (clock_read_ns(clock_of_thread(thread->tid)) != subject->cpu_ns)
         return STATE_NATIVE; /* its clock is running */
@@ -149,9 +149,8 @@ static void repeat(const struct subject *subject, uint64_t wall_ns)
 enum look { LOOK_REPEATED, LOOK_UNREAD, LOOK_GONE };
 
 /* Look at a thread; where its last sample holds, that is put again. */
-static enum look look_at(struct subject *subject, uint64_t wall_ns)
+static enum look look_at(struct subject *subject, const struct reader_thread *thread, uint64_t wall_ns)
 {
-    const struct reader_thread *thread = &subject->facts.thread;
     subject->now_ns = clock_monotonic_ns();
     subject->cpu_ns = clock_read_ns(clock_of_thread(thread->tid));
     if (subject->cpu_ns == 0)
@@ -182,11 +181,11 @@ static double core_share(void)
  * rest: short actions that compute first and wait then would have nearly twice their CPU time. There what it
  * does now decides.
  */
-static uint64_t cpu_share(const struct subject *subject, uint64_t since_ns, uint64_t since_cpu_ns,
-                          uint64_t wall_ns)
+static uint64_t cpu_share(const struct subject *subject, uint64_t begin_ns, uint64_t since_ns,
+                          uint64_t since_cpu_ns, uint64_t wall_ns)
 {
     const uint32_t state = subject->view->state;
-    if (since_ns < subject->facts.begin_ns)
+    if (since_ns < begin_ns)
         return state == STATE_CPU || state == STATE_NATIVE ? (uint64_t)((double)wall_ns * core_share()) : 0;
     if (since_ns == 0 || subject->now_ns <= since_ns || subject->cpu_ns <= since_cpu_ns)
         return 0;
@@ -194,7 +193,8 @@ static uint64_t cpu_share(const struct subject *subject, uint64_t since_ns, uint
                       (double)(subject->now_ns - since_ns));
 }
 
-static void read_stack(const struct subject *subject, const struct rates *rates, uint64_t wall_ns)
+static void read_stack(const struct subject *subject, const struct slot_facts *facts,
+                       const struct rates *rates, uint64_t wall_ns)
 {
     struct worker_page *page = worker.segment.worker;
     struct view *view = subject->view;
@@ -205,9 +205,9 @@ static void read_stack(const struct subject *subject, const struct rates *rates,
     view->segment = work->segment;
     view->stack = view->flags = 0;
 
-    struct reader_facts facts = {0};
+    struct reader_facts gil = {0};
     struct stack *stack = &work->stack;
-    view->valid = reader_read(&work->copy, &subject->facts.thread, &past->prediction, stack, &facts);
+    view->valid = reader_read(&work->copy, &facts->thread, &past->prediction, stack, &gil);
     if (stack->retries != 0)
         counter_add(&page->retries, stack->retries);
     if (view->valid) {
@@ -226,42 +226,62 @@ static void read_stack(const struct subject *subject, const struct rates *rates,
     } else {
         counter_add(&page->unreadable, 1);
     }
-    if (facts.holds_gil) {
+    if (gil.holds_gil) {
         view->state = STATE_CPU;
         view->guessed = false;
     } else {
-        view->state = state_without_gil(subject, facts.gil_is_held);
+        view->state = state_without_gil(subject, &facts->thread, gil.gil_is_held);
     }
-    put_sample(subject, wall_ns, cpu_share(subject, before_ns, before_cpu_ns, wall_ns), view->flags);
+    put_sample(subject, wall_ns, cpu_share(subject, facts->begin_ns, before_ns, before_cpu_ns, wall_ns),
+               view->flags);
 }
 
+/* Read the stacks of the first `unread` subjects, or of some of them. */
 static void read_stacks(uint32_t unread, const struct rates *rates, uint64_t wall_ns, uint64_t random)
 {
     struct draw draw = draw_begin(unread, SAMPLE_READS, random);
     wall_ns = draw_weight(unread, SAMPLE_READS, wall_ns);
-    for (uint32_t i; draw_next(&draw, &i);)
-        read_stack(&work->unread[i], rates, wall_ns);
+    for (uint32_t i; draw_next(&draw, &i);) {
+        const struct subject *subject = &work->unread[i];
+        struct slot_facts facts = {0};
+        if (subject->serial == 0)
+            facts.thread = work->list[subject->index];
+        else if (slot_read(subject->index, &facts) != subject->serial)
+            continue; /* it has just ended */
+        read_stack(subject, &facts, rates, wall_ns);
+    }
 }
 
 /* ---- all threads --------------------------------------------------------------------------------------- */
+
+static bool is_occupied(uint32_t slot)
+{
+    return atomic_load_explicit(&slots.serial[slot], memory_order_relaxed) != 0;
+}
 
 static void sample_slots(const struct rates *rates, uint64_t random)
 {
     uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed), threads = 0, unread = 0;
     for (uint32_t i = 0; i < top; i++)
-        if (atomic_load_explicit(&slots.serial[i], memory_order_relaxed) != 0)
-            work->occupied[threads++] = (uint16_t)i;
+        threads += is_occupied(i);
 
     struct draw draw = draw_begin(threads, SAMPLE_LOOKS, random);
     uint64_t wall_ns = draw_weight(threads, SAMPLE_LOOKS, rates->interval_ns);
-    for (uint32_t i; draw_next(&draw, &i);) {
+    uint32_t slot = 0, passed = 0;
+    for (uint32_t drawn; draw_next(&draw, &drawn); slot++) {
+        for (; slot < top && (!is_occupied(slot) || passed++ < drawn);)
+            slot++;
+        if (slot == top)
+            break; /* some have been given back meanwhile */
         struct subject *subject = &work->unread[unread];
-        subject->serial = slot_read(work->occupied[i], &subject->facts);
+        struct slot_facts facts;
+        subject->index = slot;
+        subject->serial = slot_read(slot, &facts);
         if (subject->serial == 0)
             continue;
-        switch (look_at(subject, wall_ns)) {
+        switch (look_at(subject, &facts.thread, wall_ns)) {
         case LOOK_GONE:
-            slot_reclaim(work->occupied[i], subject->serial);
+            slot_reclaim(slot, subject->serial);
             break;
         case LOOK_UNREAD:
             unread++;
@@ -312,8 +332,8 @@ static void sample_others(const struct rates *rates, uint64_t random)
         if (is_inside(work->list[i].tid))
             continue;
         subject->serial = 0;
-        subject->facts = (struct slot_facts){.thread = work->list[i]};
-        if (look_at(subject, wall_ns) == LOOK_UNREAD)
+        subject->index = i;
+        if (look_at(subject, &work->list[i], wall_ns) == LOOK_UNREAD)
             unread++;
     }
     read_stacks(unread, rates, wall_ns, scramble(random));

@@ -213,6 +213,24 @@ static uint32_t find_node(struct segment *segment, uint32_t parent, uint32_t cod
     return id;
 }
 
+/* The node of `frame` called from `parent`; 0 if there is no room for it. */
+static uint32_t intern_frame(struct segment *segment, uint32_t parent, const struct stack_frame *frame,
+                             uint32_t granularity, struct stack_memory *memory)
+{
+    struct stack_recent *recent =
+        &memory->recent[(frame->instruction ^ parent ^ (uint32_t)((uintptr_t)frame->code >> 6)) &
+                        (STACK_RECENT - 1)];
+    if (recent->node != 0 && recent->code == frame->code && recent->instruction == frame->instruction &&
+        recent->parent == parent)
+        return recent->node;
+    uint32_t code = code_id(segment, frame->code, granularity);
+    uint32_t line = granularity == GRANULARITY_LINE ? line_of(frame->code, frame->instruction) : 0;
+    uint32_t node = code != 0 ? find_node(segment, parent, code, line) : 0;
+    if (node != 0)
+        *recent = (struct stack_recent){frame->code, frame->instruction, parent, node};
+    return node;
+}
+
 uint32_t stacks_intern(struct segment *segment, const struct stack *stack, uint32_t granularity,
                        struct stack_memory *memory, bool *overflow)
 {
@@ -223,6 +241,7 @@ uint32_t stacks_intern(struct segment *segment, const struct stack *stack, uint3
     if (memory->epoch != trie->epoch) {
         memory->epoch = trie->epoch;
         memory->count = 0;
+        memset(memory->recent, 0, sizeof memory->recent);
     }
     uint32_t depth = 0, node = 0;
     while (depth < memory->count && depth < stack->count &&
@@ -232,9 +251,7 @@ uint32_t stacks_intern(struct segment *segment, const struct stack *stack, uint3
     memory->count = depth;
     for (; depth < stack->count; depth++) {
         const struct stack_frame *frame = &stack->frame[stack->count - 1 - depth];
-        uint32_t code = code_id(segment, frame->code, granularity);
-        uint32_t line = granularity == GRANULARITY_LINE ? line_of(frame->code, frame->instruction) : 0;
-        uint32_t next = code != 0 ? find_node(segment, node, code, line) : 0;
+        uint32_t next = intern_frame(segment, node, frame, granularity, memory);
         if (next == 0) {
             *overflow = true;
             return node;

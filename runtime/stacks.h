@@ -16,17 +16,30 @@
 #include "runtime/cpython/reader.h"
 #include "shm/segment.h"
 
-enum { STACK_MEMORY = 256 };
+enum {
+    STACK_MEMORY = 256,
+    STACK_RECENT = 32, /* a power of two */
+};
 
-/** A thread's previous stack, root first: most of the next one is the same. Zeroed at first. */
+/**
+ * What a thread's stacks were lately. Zeroed at first. Most of the next one is the same from the root on;
+ * what differs near the leaf is mostly one of a few ways that a loop goes round. Both are found here, in
+ * memory that is read anyway, without a look into the trie and at the line table.
+ */
 struct stack_memory {
     uint32_t count;
     uint32_t epoch;
+    struct stack_recent {
+        const struct code *code;
+        uint32_t instruction;
+        uint32_t parent; /* node of the caller */
+        uint32_t node;   /* 0: nothing */
+    } recent[STACK_RECENT];
     struct {
         const struct code *code;
         uint32_t instruction;
         uint32_t node;
-    } frame[STACK_MEMORY];
+    } frame[STACK_MEMORY]; /* the previous stack, root first */
 };
 
 /** Reserve the memory (once a process). 0 or -ENOMEM with fault_text(). */

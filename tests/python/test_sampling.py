@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 
 import pytest
 from _support import BIN, aggregator, environment
@@ -58,6 +59,11 @@ START = """
                     return f'/proc/self/task/{task}'
         raise AssertionError('no sampler thread')
 
+    def held_up():
+        # Seconds for which the sampler was ready and had no core.
+        with open(sampler_task() + '/schedstat') as file:
+            return int(file.read().split()[1]) / 1e9
+
     assert admitted()
 """
 
@@ -86,7 +92,13 @@ def says(script, directory, interval=0.01, scope='actions', **more):
 def reported(directory):
     """The report of all that was done, and its rows by action type."""
     command = [os.path.join(BIN, 'profilomatic'), 'export', '-F', 'json', '--directory', str(directory)]
-    report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    until = time.monotonic() + 30
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if 'try again' not in done.stderr or time.monotonic() > until:  # it says so where it is short of time
+            break
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
     return report, {row['action_type']: row for row in report['actions']}
 
 
@@ -117,7 +129,7 @@ def time_by_function(report, row, file='made'):
 def test_actions_of_any_length_get_their_true_share_of_wall_and_cpu(directory):
     """From a twentieth of the interval to five of them. First many threads at once, then one alone, whose every action
     wakes a parked sampler; some wait, some compute, some do both."""
-    wall, cpu, count = says(
+    wall, cpu, count, held_up_first, held_up_then = says(
         """
         LENGTHS = [0.5, 1, 2, 5, 10, 20, 50]  # ms; samples are 10 ms apart
         wall, cpu, count = (collections.Counter() for _ in range(3))
@@ -149,9 +161,11 @@ def test_actions_of_any_length_get_their_true_share_of_wall_and_cpu(directory):
                     time.sleep(draw.expovariate(1 / gap))
             return run
 
+        start = held_up()
         together(*[many(waits, n, 6, 4, 0.005) for n in range(7)], many(shares, 100, 6, 4, 0.005))
+        between = held_up()
         together(many(spin, 200, 9, 0.5, 0.002))
-        print(json.dumps([wall, cpu, count]))
+        print(json.dumps([wall, cpu, count, between - start, held_up() - between]))
         """,
         directory,
     )
@@ -174,19 +188,15 @@ def test_actions_of_any_length_get_their_true_share_of_wall_and_cpu(directory):
         }
         for key in (name, f'{kind} short' if mean < 0.9 else f'{kind} long', kind):
             groups[key].update(each)
-    # A machine that holds up the sampler for more than an interval costs all of them the same share of their samples.
-    taken = {}
-    for phase in (('waits', 'shares'), ('spin',)):
-        samples, seconds = (sum(groups[kind][what] for kind in phase) for what in ('samples', 'wall'))
-        taken.update(dict.fromkeys(phase, samples * 0.01 / seconds))
-    assert all(0.6 < share < 1.1 for share in taken.values()), taken
+    # A tick that could not be in its interval, because the sampler had no core, is left out. Eight threads miss it.
+    missed = {'waits': 8 * held_up_first, 'shares': 8 * held_up_first, 'spin': held_up_then}
     for name, group in sorted(groups.items()):
         kind = name.replace(':', ' ').split()[0]
-        sampled = group['samples'] * 0.01 / taken[kind]
-        noise = 5 * 0.01 * math.sqrt(group['variance'])
-        line = (name, {what: round(value, 3) for what, value in group.items()}, round(sampled, 3), round(noise, 3))
+        sampled = group['samples'] * 0.01
+        noise = 5 * 0.01 * math.sqrt(group['variance']) + 0.02 * group['wall']
+        line = (name, {what: round(value, 3) for what, value in group.items()}, sampled, noise, missed)
         print(*line)
-        assert abs(sampled - group['wall']) < noise + 0.02 * group['wall'], line
+        assert -noise - missed[kind] < sampled - group['wall'] < noise, line
         # What a sample says of the CPU is right for the part of the wall time that it stands for.
         noise = 5 * group['wall'] * 0.5 / math.sqrt(max(group['samples'], 1))
         if group['samples'] > 30:
@@ -242,8 +252,7 @@ KNOWN_STATES = """
 """
 
 
-@pytest.mark.parametrize('interval', [0.01, 0.002])
-@pytest.mark.parametrize('kernel', ['tells', 'hides'])
+@pytest.mark.parametrize(('interval', 'kernel'), [(0.01, 'tells'), (0.002, 'tells'), (0.002, 'hides')])
 def test_what_a_thread_was_doing_is_told(directory, interval, kernel):
     """Also where /proc cannot be read, and where a waiter for the GIL wakes less often than it is sampled."""
     without = 'import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (0, 4096))\n' if kernel == 'hides' else ''
@@ -265,7 +274,7 @@ def test_what_a_thread_was_doing_is_told(directory, interval, kernel):
             continue  # one that runs without the GIL but has lost its core looks like a waiter
         # Time without a core is told apart from `cpu` and `native`. What computes or is done with a C call may have
         # to wait for the GIL at last.
-        least = {'gil_wait': 0.7, 'blocked': 0.93}.get(state, 0.65)
+        least = {'gil_wait': 0.6, 'blocked': 0.93}.get(state, 0.65)
         assert parts[state] + (parts['runnable'] if state != 'blocked' else 0) > least, (name, parts)
         assert row['samples'] > 20
 
@@ -276,19 +285,19 @@ def test_what_a_thread_was_doing_is_told(directory, interval, kernel):
 def test_many_threads_cost_a_bounded_tick_and_their_totals_stay_true(directory):
     """500 threads inside one action: 480 wait and 20 compute. Then 40 of them, few enough to be looked at in each
     tick, for so long that they would be taken for most of it if the many did not stand for each other."""
-    walls, before, after = says(
+    truth, before, after = says(
         """
         import contextvars
-        walls = {}
+        ticks = {}
 
         def thread(name, body):
             space = {'body': body}
             exec(compile(f'def {name}(): body()', 'made', 'exec'), space)
             def run():
                 with profilomatic.action('part'):
-                    start = time.perf_counter()
+                    start = _runtime.status()['ticks']
                     space[name]()
-                    walls[name] = time.perf_counter() - start
+                    ticks[name] = _runtime.status()['ticks'] - start
             made = threading.Thread(target=contextvars.copy_context().run, args=(run,))
             made.start()
             return made
@@ -317,7 +326,8 @@ def test_many_threads_cost_a_bounded_tick_and_their_totals_stay_true(directory):
             ended = threading.Event()
             workers = start(20, 'computes', compute)
             before = _runtime.status()
-            time.sleep(3)
+            while _runtime.status()['ticks'] - before['ticks'] < 120:
+                time.sleep(0.1)
             after = _runtime.status()
             ended.set()
             join(workers)
@@ -327,62 +337,182 @@ def test_many_threads_cost_a_bounded_tick_and_their_totals_stay_true(directory):
             join(threads)
             gate = threading.Event()
             threads = start(40, 'few', gate.wait)
-            time.sleep(8)
+            time.sleep(5)
             gate.set()
             join(threads)
-        print(json.dumps([walls, before, after]))
+        print(json.dumps([ticks, before, after]))
         """,
         directory,
+        interval=0.02,
     )
     ticks, samples = (after[what] - before[what] for what in ('ticks', 'samples'))
     assert 0 < samples <= 64 * (ticks + 1), (ticks, samples)
     report, rows = reported(directory)
-    assert report['dropped'] == report['overflow'] == 0, report
+    assert report['overflow'] == 0, report
+    lost = report['dropped'] / report['samples']  # where the aggregator is kept waiting for a core
     seen = time_by_function(report, rows['whole'])
-    assert set(walls) == set(seen), 'each thread was sampled'
+    assert set(truth) == set(seen), 'each thread was sampled'
     groups = collections.defaultdict(lambda: [0, 0.0, 0.0])
-    for name, wall in walls.items():
+    for name in truth:
         group = groups[name.split('_')[0].rstrip('0123456789')]
         group[0] += 1
-        group[1] += wall / sum(walls.values())
+        group[1] += truth[name] / sum(truth.values())
         group[2] += seen[name] / sum(seen.values())
     for name, (count, true, sampled) in groups.items():
         print(name, count, round(true, 4), round(sampled, 4))
-        # 20 threads that compute are drawn from 500: some 2.6 a tick; the rest is hardly left to chance.
-        assert abs(sampled / true - 1) < (0.3 if name == 'computes' else 0.1), (name, true, sampled)
+        # 20 that compute are drawn from 500, some 2.6 of them at each of 120 ticks; the rest is left to chance less.
+        assert abs(sampled / true - 1) < (0.35 if name == 'computes' else 0.1) + 2 * lost, (name, true, sampled)
 
 
 def test_many_threads_outside_actions_are_all_seen_and_their_totals_true(directory):
-    walls = says(
+    truth = says(
         """
-        walls = {}
+        ticks = {}
         gate = threading.Event()
 
         def thread(name):
             space = {'gate': gate}
             exec(compile(f'def {name}(): gate.wait()', 'made', 'exec'), space)
             def run():
-                start = time.perf_counter()
+                start = _runtime.status()['ticks']
                 space[name]()
-                walls[name] = time.perf_counter() - start
+                ticks[name] = _runtime.status()['ticks'] - start
             made = threading.Thread(target=run)
             made.start()
             return made
 
         threads = [thread(f'outside_{i}') for i in range(300)]
-        time.sleep(6)
+        time.sleep(4)
         gate.set()
         for thread in threads:
             thread.join()
-        print(json.dumps(walls))
+        print(json.dumps(ticks))
         """,
         directory,
         scope='process',
     )
     report, rows = reported(directory)
     seen = time_by_function(report, rows['(outside any action)'])
-    assert set(walls) <= set(seen), 'each thread was sampled'
-    sampled = sum(seen[name] for name in walls)
-    print(sum(walls.values()), sampled)
-    # A new thread is noticed after a moment.
-    assert 0.8 < sampled / sum(walls.values()) < 1.03
+    assert set(truth) <= set(seen), 'each thread was sampled'
+    share = sum(seen[name] for name in truth) / (sum(truth.values()) * 0.01)
+    print(sum(truth.values()), share)
+    assert 0.8 < share < 1.03, 'a new thread is noticed after a moment, an old one is sampled as long as it is there'
+
+
+# ---- what it costs
+
+
+# Stacks that are new all the time: a way through a tree of calls that is drawn anew at each turn.
+WANDERS = """
+    def left(way, depth):
+        wander(way, depth)
+
+    def wander(way, depth):
+        if depth == 0:
+            spin(0.002)
+        elif way & 1:
+            left(way >> 1, depth - 1)
+        elif way & 2:
+            wander(way >> 2, depth - 1)
+        else:
+            wander(way >> 3, depth - 1)
+
+    def wanders(seconds, depth):
+        draw = random.Random()
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            wander(draw.getrandbits(4 * depth), depth)
+"""
+
+
+def test_a_sampler_that_has_warmed_up_allocates_nothing(directory):
+    """With stacks, code and threads that it has not seen before, past the sweeps of its tables."""
+    library = os.path.join(os.path.dirname(BIN), 'tests', 'python', '_allocations.so')
+    if 'libasan' in os.environ.get('LD_PRELOAD', ''):
+        pytest.skip('the sanitizer has an allocator of its own')
+    counts = says(
+        textwrap.dedent(WANDERS)
+        + textwrap.dedent("""
+        import ctypes
+        counted = ctypes.CDLL(LIBRARY).allocations_of_the_sampler
+        counted.restype = ctypes.c_ulong
+
+        def fresh(i):
+            space = {'spin': spin}
+            exec(compile(f'def made_{i}(): spin(0.002)', f'made_{i}.py', 'exec'), space)
+            space[f'made_{i}']()
+
+        def act(seconds):
+            with profilomatic.action('wanders'):
+                wanders(seconds, 12)
+
+        act(0.5)
+        before = counted(), _runtime.status()
+        for i in range(100):
+            with profilomatic.action('fresh'):
+                fresh(i)
+        together(*[lambda: act(1.5)] * 4)
+        time.sleep(0.2)
+        after = counted(), _runtime.status()
+        print(json.dumps([before[0], after[0], after[1]['samples'] - before[1]['samples'], after[1]['torn']]))
+        """).replace('LIBRARY', repr(library)),
+        directory,
+        interval=0.001,
+        LD_PRELOAD=library,
+    )
+    assert counts[0] > 0, 'what is done at the start is counted'
+    assert counts[1] == counts[0] and counts[2] > 300, counts
+
+
+def test_stacks_beyond_the_room_for_them_are_folded_and_counted(directory):
+    """More stacks than can be defined, in one action, so that there can be no fresh segment: each keeps the part that
+    is known, down to the function that wanders."""
+    ticks = says(
+        textwrap.dedent(WANDERS)
+        + textwrap.dedent("""
+        with profilomatic.action('wanders'):
+            before = _runtime.status()['ticks']
+            until = time.monotonic() + 30
+            while _runtime.status()['ticks'] - before < 300 and time.monotonic() < until:
+                wanders(0.2, 120)
+            ticks = _runtime.status()['ticks'] - before
+        print(json.dumps(ticks))
+        """),
+        directory,
+        interval=0.005,
+    )
+    report, rows = reported(directory)
+    assert report['overflow'] > 20 and report['dropped'] == 0, report
+    row = rows['wanders']
+    assert 0 <= row['samples'] - ticks <= 0.02 * ticks + 3, 'none of its samples was lost'
+    assert sum(node[2] for node in row['tree']['nodes']) == row['samples']
+    found = time_by_function(report, row, '<string>')
+    assert found['<module>'] > 0.99 * row['wall'], found
+
+
+def test_a_sampler_with_nothing_to_do_does_not_wake(directory):
+    wakes = says(
+        """
+        def wakes():
+            with open(sampler_task() + '/status') as file:
+                lines = dict(line.split(':', 1) for line in file)
+            return int(lines['voluntary_ctxt_switches']) + int(lines['nonvoluntary_ctxt_switches'])
+
+        with profilomatic.action('works'):
+            spin(0.1)
+            before = wakes()
+            spin(0.3)
+            during = wakes() - before
+        until = time.monotonic() + 10
+        last = None
+        while time.monotonic() < until and last != wakes():
+            last = wakes()
+            time.sleep(0.3)
+        before = wakes()
+        spin(0.5)
+        time.sleep(1)
+        print(json.dumps([during, wakes() - before]))
+        """,
+        directory,
+    )
+    assert wakes[0] > 5 and wakes[1] == 0, wakes
