@@ -154,6 +154,21 @@ static uint8_t *find_bytes(uint32_t offset, size_t *follow)
     return NULL;
 }
 
+/* How many zeros can be read at `offset`, where no region is: up to the next one, or to the end of the MiB.
+ */
+static size_t find_zeros(uint32_t offset)
+{
+    const uint32_t granule = offset >> WALK_GRANULE_BITS;
+    uint64_t end = (uint64_t)(granule + 1) << WALK_GRANULE_BITS;
+    bool filled = false;
+    for (unsigned i = 0; i < image.head.regions && image.head.filled % 2 != 0; i++) {
+        filled = filled || image.region[i].at >> WALK_GRANULE_BITS == granule;
+        if (image.region[i].at > offset && image.region[i].at < end)
+            end = image.region[i].at;
+    }
+    return filled ? end - offset : 0;
+}
+
 static uint8_t *find_word(uint32_t offset)
 {
     size_t follow;
@@ -246,9 +261,14 @@ static size_t serve(uintptr_t address, uint8_t *out, size_t bytes)
         size_t follow;
         const uint8_t *found = find_bytes((uint32_t)(offset + done), &follow);
         if (found == NULL)
+            follow = find_zeros((uint32_t)(offset + done));
+        if (follow == 0)
             break;
         size_t now = follow < bytes - done ? follow : bytes - done;
-        memcpy(out + done, found, now);
+        if (found != NULL)
+            memcpy(out + done, found, now);
+        else
+            memset(out + done, 0, now);
         done += now;
     }
     if (address % 8 == 0)
@@ -324,6 +344,135 @@ bool copy_piece(struct copy *copy, uintptr_t address, void *out, size_t bytes)
     bool came = got == bytes && !image.cut && !image.broken;
     image.cut = false;
     return came;
+}
+
+/* ---- mutations ----------------------------------------------------------------------------------------- */
+
+/*
+ * Blind mutations mostly break the image's own tables or text that nobody minds. These go for what the reader
+ * goes by: pointers, lengths, counts, types, and for when they change.
+ */
+static uint64_t drawn;
+
+static uint32_t draw(uint32_t below)
+{
+    drawn ^= drawn << 13;
+    drawn ^= drawn >> 7;
+    drawn ^= drawn << 17;
+    return below != 0 ? (uint32_t)((drawn >> 16) % below) : 0;
+}
+
+/* The offset of some word of the image. */
+static uint32_t some_place(const struct walk_image *head, const uint8_t *regions)
+{
+    struct walk_region region;
+    if (head->regions == 0)
+        return draw(UINT32_MAX);
+    memcpy(&region, regions + draw(head->regions) * sizeof region, sizeof region);
+    return (region.at + draw(region.bytes)) & ~UINT32_C(7);
+}
+
+/* The offset at which byte number `into` of the image stands. */
+static uint32_t place_of(const struct walk_image *head, const uint8_t *regions, size_t into)
+{
+    struct walk_region region = {0, 0};
+    for (unsigned i = 0; i < head->regions; i++) {
+        memcpy(&region, regions + i * sizeof region, sizeof region);
+        if (into < region.bytes)
+            break;
+        into -= region.bytes;
+    }
+    return region.at + (uint32_t)into;
+}
+
+static void change_word(const struct walk_image *head, const uint8_t *regions, uint8_t *bytes, size_t words)
+{
+    uint8_t *at = bytes + 8 * draw((uint32_t)words);
+    uint64_t word;
+    memcpy(&word, at, sizeof word);
+    switch (draw(9)) {
+    case 8: /* to itself, or shortly before */
+        word = WALK_BASE + place_of(head, regions, (size_t)(at - bytes)) - 8 * (uint64_t)draw(16);
+        break;
+    case 0: /* another's */
+        memcpy(&word, bytes + 8 * draw((uint32_t)words), sizeof word);
+        break;
+    case 1: /* a little further */
+        word += 8 * (uint64_t)draw(64) - 256;
+        break;
+    case 2:
+        word = draw(5);
+        break;
+    case 3: /* large, or negative */
+        word = (UINT64_C(1) << draw(64)) - draw(3);
+        break;
+    case 4:
+        word = WALK_BASE + some_place(head, regions);
+        break;
+    case 5:
+        word = WALK_SYMBOL(draw(WALK_SYMBOLS));
+        break;
+    case 6: /* one of two numbers in a word */
+        word ^= (uint64_t)draw(UINT32_MAX) << 32 * draw(2);
+        break;
+    default:
+        word ^= UINT64_C(1) << draw(64);
+    }
+    memcpy(at, &word, sizeof word);
+}
+
+static struct walk_step some_step(const struct walk_image *head, const uint8_t *regions)
+{
+    return (struct walk_step){
+        .what = (uint8_t)draw(STEP_KINDS),
+        .value = (uint8_t)draw(256),
+        .copy = (uint16_t)draw(draw(2) != 0 ? 32 : 1024),
+        .at = some_place(head, regions),
+    };
+}
+
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t most);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned seed);
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned seed)
+{
+    struct walk_image head;
+    drawn = seed * UINT64_C(0x9e3779b97f4a7c15) | 1;
+    if (size < sizeof head || draw(8) == 0)
+        return LLVMFuzzerMutate(data, size, most);
+    memcpy(&head, data, sizeof head);
+    uint8_t *regions = data + sizeof head, *steps = regions + head.regions * sizeof(struct walk_region),
+            *bytes = steps + head.steps * sizeof(struct walk_step);
+    if (head.regions > WALK_REGIONS || head.steps > WALK_STEPS || bytes + 8 > data + size)
+        return LLVMFuzzerMutate(data, size, most);
+    size_t words = (size_t)(data + size - bytes) / 8;
+    switch (draw(8)) {
+    case 0: /* another step */
+        if (head.steps < WALK_STEPS && size + sizeof(struct walk_step) <= most) {
+            struct walk_step step = some_step(&head, regions);
+            memmove(bytes + sizeof step, bytes, (size_t)(data + size - bytes));
+            memcpy(bytes, &step, sizeof step);
+            head.steps++;
+            size += sizeof step;
+        }
+        break;
+    case 1: /* an other step in the place of one */
+        if (head.steps > 0) {
+            struct walk_step step = some_step(&head, regions);
+            memcpy(steps + draw(head.steps) * sizeof step, &step, sizeof step);
+        }
+        break;
+    case 2:
+        head.reads = (uint8_t)draw(READS_MOST);
+        head.gil = (uint8_t)draw(3);
+        head.filled ^= draw(2);
+        break;
+    default:
+        for (uint32_t n = 1 + draw(3); n > 0; n--)
+            change_word(&head, regions, bytes, words);
+    }
+    memcpy(data, &head, sizeof head);
+    return size;
 }
 
 /* ---- one input ----------------------------------------------------------------------------------------- */

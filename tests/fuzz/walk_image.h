@@ -44,7 +44,7 @@ struct walk_image {
     uint32_t tstate;
     uint64_t tstate_id, tstate_native_id;
     uint32_t interpreter;
-    uint32_t unused;
+    uint32_t filled; /* odd: what lies in the same MiB as a region can be read as well, as zeros */
 };
 _Static_assert(sizeof(struct walk_image) == 32, "as it is stored");
 
