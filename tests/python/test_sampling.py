@@ -275,6 +275,8 @@ def test_what_a_thread_was_doing_is_told(directory, interval, kernel):
         # Time without a core is told apart from `cpu` and `native`. What computes or is done with a C call may have
         # to wait for the GIL at last.
         least = {'gil_wait': 0.6, 'blocked': 0.93}.get(state, 0.65)
+        if kernel == 'hides' and state == 'gil_wait':
+            least = 0.2  # a waiter that has to wait for a core too does not wake every 5 ms
         assert parts[state] + (parts['runnable'] if state != 'blocked' else 0) > least, (name, parts)
         assert row['samples'] > 20
 
