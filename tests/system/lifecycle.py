@@ -207,10 +207,13 @@ def is_ours(pid):
 # ---- the servers ---------------------------------------------------------------------------------------------------
 
 
+# Servers give up on a client that is slow to ask: on a busy machine ours is.
+UWSGI = ('--master', '-p', '2', '-w', 'life_app', '--disable-logging', '--socket-timeout', '60')
+GUNICORN = ('-w', '2', '--log-level', 'warning', '--keep-alive', '60')
+
+
 def gunicorn(*options, app='life_app:app'):
-    return lambda port: [
-        VENV / 'gunicorn', '-b', f'127.0.0.1:{port}', '-w', '2', '--log-level', 'warning', *options, app
-    ]  # fmt: skip
+    return lambda port: [VENV / 'gunicorn', '-b', f'127.0.0.1:{port}', *GUNICORN, *options, app]
 
 
 def lacks(*packages):
@@ -222,9 +225,6 @@ def lacks(*packages):
 
 def uvicorn(*options):
     return gunicorn('-k', 'uvicorn_worker.UvicornWorker', *options, app='life_app:asgi')
-
-
-UWSGI = ('--master', '-p', '2', '-w', 'life_app', '--disable-logging')
 
 
 def uwsgi(*options):

@@ -57,7 +57,8 @@ class Trial:
             traffic = self.traffic = Traffic(self.port, PATHS, threads=3)
             try:
                 end = time.monotonic() + SECONDS
-                while time.monotonic() < end:
+                # On a busy machine a service takes its time to come back.
+                while time.monotonic() < end or min(self.killed_workers, self.killed_aggregators) < 4:
                     time.sleep(self.random.uniform(0.7, 1.3))
                     self.kill_one()
                 self.sampled = self.sampled_again()
@@ -94,7 +95,6 @@ def trials(tmp_path_factory):
 def test_random_kills_cost_no_request_and_no_count(server, trials):
     trial = trials[server].result()
     traffic, kills = trial.traffic, trial.killed_workers
-    assert kills > 3 and trial.killed_aggregators > 3
     assert trial.status == 0, trial.served.stderr
     assert trial.sampled, 'every worker is sampled again by the last of the aggregators'
     assert traffic.failures <= kills, (traffic.failed, kills)
