@@ -306,6 +306,16 @@ void merge_close_ended(struct merge *merge, uint64_t before_round)
     }
 }
 
+void merge_close_worker(struct merge *merge, uint32_t worker)
+{
+    struct actions *actions = &merge->actions;
+    for (uint32_t root = actions->oldest, newer; root != ACTIONS_NONE && actions->ended != 0; root = newer) {
+        newer = actions->action[root].newer;
+        if (actions->action[root].worker == worker)
+            close_family(merge, root, merge->round + 1);
+    }
+}
+
 void merge_forget_worker(struct merge *merge, uint32_t worker)
 {
     struct actions *actions = &merge->actions;

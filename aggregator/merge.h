@@ -75,6 +75,9 @@ void merge_bucket(struct merge *merge, struct type_totals *totals, uint32_t buck
 /** Close the actions of a worker whose end was read before this round (all: in this one too). */
 void merge_close_ended(struct merge *merge, uint64_t before_round);
 
+/** A worker that will write no more was drained to its end: close all its actions that have ended. */
+void merge_close_worker(struct merge *merge, uint32_t worker);
+
 /** A worker is gone: what of its actions is still open will never end. */
 void merge_forget_worker(struct merge *merge, uint32_t worker);
 

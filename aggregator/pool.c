@@ -433,6 +433,10 @@ uint64_t pool_round(struct pool *pool)
             continue;
         }
         moved += rc > 0 ? (uint64_t)rc : 0;
+        /* Nothing of it can come late any more. After a while without an aggregator many segments are left by
+         * the dead: all their actions, kept until the round is over, would be more than are kept open. */
+        if ((!alive || worker->closed) && rc > 0)
+            merge_close_worker(&pool->merge, worker->number);
         TESTPOINT("worker-drained"); /* Nobody sees it: it is merged in memory, and drained again by the next
                                         life. */
         if (worker->fill > pool->fill)

@@ -167,17 +167,12 @@ static void compare_all(const struct found *found, const struct shared *shared)
     uint64_t samples = 0, dropped = 0, unended = 0, hooks = 0, admitted = 0;
     for (uint32_t i = 0; i < LIVES_MOST; i++) {
         const struct life *life = &shared->life[i];
-        compare(i, "outside", &found->outside[i], &life->truth.outside);
-        compare(i, "root", &found->root[i], &life->truth.root);
-        compare(i, "nested", &found->nested[i], &life->truth.nested);
         samples += life->truth.samples;
         dropped += life->truth.lost[LANE_SAMPLER] + life->truth.lost[LANE_ACTION];
         unended += life->truth.unended;
         hooks += life->hooks;
         admitted += life->admitted;
     }
-    for (uint32_t class = 0; class < CLASSES; class ++)
-        compare_class(class, &found->class[class], shared);
     compare_total("samples", found->sums.samples, samples);
     compare_total("dropped records", found->sums.dropped, dropped);
     compare_total("actions without an end", found->sums.unfinished, unended);
@@ -190,6 +185,14 @@ static void compare_all(const struct found *found, const struct shared *shared)
     compare_total("sets of rates that nobody published", shared->wrong_rates, 0);
     for (uint32_t i = 0; i < TOKEN_CYCLES; i++)
         check(shared->tokens[i] <= TOKENS_A_CYCLE, "%u tokens in a cycle", shared->tokens[i]);
+    for (uint32_t i = 0; i < LIVES_MOST; i++) {
+        const struct book *truth = &shared->life[i].truth;
+        compare(i, "outside", &found->outside[i], &truth->outside);
+        compare(i, "root", &found->root[i], &truth->root);
+        compare(i, "nested", &found->nested[i], &truth->nested);
+    }
+    for (uint32_t class = 0; class < CLASSES; class ++)
+        compare_class(class, &found->class[class], shared);
     printf("%llu samples, %llu records dropped, %llu actions without an end: %u differences\n",
            (unsigned long long)samples, (unsigned long long)dropped, (unsigned long long)unended,
            differences);

@@ -517,6 +517,34 @@ START_TEST(a_long_chain_is_begun_anew)
 }
 END_TEST
 
+/* After a while without an aggregator: more than may be kept open, but each worker has said all it had to. */
+START_TEST(actions_of_many_dead_workers_are_not_given_up_for_want_of_room)
+{
+    enum { DEAD = 70, EACH = 240 };
+    ck_assert_int_gt(DEAD * EACH, ACTIONS_MOST);
+    for (int i = 0; i < DEAD; i++) {
+        struct synthetic dead = actor[0].s;
+        synthetic_attach(&dead);
+        synthetic_type(&dead, 0, "(other)");
+        synthetic_type(&dead, 1, "/cart");
+        for (int k = 0; k < EACH; k++)
+            synthetic_finish(&dead, synthetic_begin(&dead, 1, 0, 1), 1, MS, false);
+        synthetic_close_segment(&dead);
+        segment_unmap(&dead.segment);
+    }
+    pool_scan(pool, true);
+    for (int i = 0; i < 4; i++)
+        pool_round(pool);
+    const struct window *open = pool->merge.open;
+    ck_assert_uint_eq(open->sums.folded, 0);
+    ck_assert_uint_eq(open->sums.unfinished, 0);
+    uint64_t ended = 0;
+    for (uint32_t i = 0; i < open->profile.types; i++)
+        ended += open->profile.type[i].ended;
+    ck_assert_uint_eq(ended, DEAD * EACH);
+}
+END_TEST
+
 START_TEST(bytes_that_ask_for_much_memory_are_refused)
 {
     static const char *const greedy[] = {"\xdd\xff\xff\xff\xff", "\xdc\xff\xff\x90",
@@ -556,6 +584,7 @@ int main(void)
     tcase_add_test(cases, what_a_damaged_piece_held_is_not_read_from_lanes_that_were_overwritten);
     tcase_add_test(cases, a_piece_that_found_no_room_is_written_later);
     tcase_add_test(cases, a_long_chain_is_begun_anew);
+    tcase_add_test(cases, actions_of_many_dead_workers_are_not_given_up_for_want_of_room);
     tcase_add_test(cases, bytes_that_ask_for_much_memory_are_refused);
     suite_add_tcase(suite, cases);
     SRunner *runner = srunner_create(suite);
