@@ -8,7 +8,7 @@ void actions_open(struct actions *actions)
 {
     memset(actions, 0, sizeof *actions);
     actions->actions_free = actions->samples_free = ACTIONS_NONE;
-    actions->oldest = actions->newest = ACTIONS_NONE;
+    actions->oldest = actions->newest = actions->unfolded = ACTIONS_NONE;
     for (int i = 0; i < ACTIONS_BUCKETS; i++)
         actions->bucket[i] = ACTIONS_NONE;
 }
@@ -152,11 +152,15 @@ static void link_root(struct actions *actions, uint32_t index)
     else
         actions->oldest = index;
     actions->newest = index;
+    if (actions->unfolded == ACTIONS_NONE)
+        actions->unfolded = index;
 }
 
 static void unlink_root(struct actions *actions, uint32_t index)
 {
     struct action *action = &actions->action[index];
+    if (actions->unfolded == index)
+        actions->unfolded = action->newer;
     if (action->older != ACTIONS_NONE)
         actions->action[action->older].newer = action->newer;
     else
@@ -165,6 +169,14 @@ static void unlink_root(struct actions *actions, uint32_t index)
         actions->action[action->newer].older = action->older;
     else
         actions->newest = action->older;
+}
+
+uint32_t actions_oldest_unfolded(struct actions *actions)
+{
+    /* It only moves on, so that a drain in which every sample needs room does not walk all roots for each. */
+    while (actions->unfolded != ACTIONS_NONE && actions->action[actions->unfolded].folded)
+        actions->unfolded = actions->action[actions->unfolded].newer;
+    return actions->unfolded;
 }
 
 static uint32_t take_action(struct actions *actions)

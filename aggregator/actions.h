@@ -80,6 +80,7 @@ struct actions {
     uint32_t samples_room, samples_high, samples_free;
     uint32_t samples_used;
     uint32_t oldest, newest; /* roots */
+    uint32_t unfolded;       /* all roots older than this one are folded; ACTIONS_NONE: all are */
     uint32_t ended;          /* how many have ended and are not closed */
     uint64_t stamps;         /* given out */
     struct action_gone *gone;
@@ -103,6 +104,9 @@ uint32_t actions_begin(struct actions *actions, uint32_t worker, uint32_t type,
 /** Hold a sample with an action. False if the bound (or memory) is reached. */
 bool actions_hold(struct actions *actions, uint32_t index, const struct record_sample *sample,
                   uint32_t stack);
+
+/** The oldest root whose family is not folded, or ACTIONS_NONE. */
+uint32_t actions_oldest_unfolded(struct actions *actions);
 
 /** The nearest enclosing action that is still open, or ACTIONS_NONE. */
 uint32_t actions_enclosing(const struct actions *actions, uint32_t index);

@@ -214,9 +214,7 @@ void merge_sample(struct merge *merge, uint32_t worker, uint32_t stack, const st
         if (actions_hold(actions, index, sample, stack))
             return;
         /* No room: the oldest family that holds anything gives way, in the end our own. */
-        for (uint32_t root = actions->oldest; root != ACTIONS_NONE; root = actions->action[root].newer) {
-            if (actions->action[root].folded)
-                continue;
+        for (uint32_t root; (root = actions_oldest_unfolded(actions)) != ACTIONS_NONE;) {
             fold_family(merge, root);
             if (actions->action[index].folded || actions_hold(actions, index, sample, stack))
                 break;
