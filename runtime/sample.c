@@ -63,6 +63,7 @@ static struct workspace {
     uint32_t ticks, list_at;
     uint32_t listed;
     uint16_t segment;
+    uint64_t interval_ns, spans; /* of this tick: it stands for so many intervals */
     uint64_t ran_ns, delayed_ns; /* what counts of core_share begins there */
     struct subject unread[SAMPLE_LOOKS];
     struct stack stack;
@@ -134,6 +135,16 @@ static void put_sample(const struct subject *subject, uint64_t wall_ns, uint64_t
         counter_add(&worker.segment.worker->samples, 1);
 }
 
+/*
+ * How many intervals a sample stands for: more than one where there was no core in time for the ticks before,
+ * but none that was over before the action began.
+ */
+static uint64_t spans_of(const struct subject *subject, uint64_t begin_ns)
+{
+    uint64_t lived = subject->now_ns > begin_ns ? (subject->now_ns - begin_ns) / work->interval_ns : 0;
+    return work->spans <= lived ? work->spans : 1 + lived;
+}
+
 /* It ran nothing since before its last stack was read, so that stack is exact, and so is what it did then. */
 static void repeat(const struct subject *subject, uint64_t wall_ns)
 {
@@ -149,7 +160,8 @@ static void repeat(const struct subject *subject, uint64_t wall_ns)
 enum look { LOOK_REPEATED, LOOK_UNREAD, LOOK_GONE };
 
 /* Look at a thread; where its last sample holds, that is put again. */
-static enum look look_at(struct subject *subject, const struct reader_thread *thread, uint64_t wall_ns)
+static enum look look_at(struct subject *subject, const struct reader_thread *thread, uint64_t begin_ns,
+                         uint64_t wall_ns)
 {
     subject->now_ns = clock_monotonic_ns();
     subject->cpu_ns = clock_read_ns(clock_of_thread(thread->tid));
@@ -159,7 +171,7 @@ static enum look look_at(struct subject *subject, const struct reader_thread *th
     struct view *view = subject->view = find_view(thread);
     if (!view->valid || view->segment != work->segment || subject->cpu_ns != view->read_cpu_ns)
         return LOOK_UNREAD;
-    repeat(subject, wall_ns);
+    repeat(subject, wall_ns * spans_of(subject, begin_ns));
     return LOOK_REPEATED;
 }
 
@@ -279,7 +291,7 @@ static void sample_slots(const struct rates *rates, uint64_t random)
         subject->serial = slot_read(slot, &facts);
         if (subject->serial == 0)
             continue;
-        switch (look_at(subject, &facts.thread, wall_ns)) {
+        switch (look_at(subject, &facts.thread, facts.begin_ns, wall_ns)) {
         case LOOK_GONE:
             slot_reclaim(slot, subject->serial);
             break;
@@ -333,14 +345,16 @@ static void sample_others(const struct rates *rates, uint64_t random)
             continue;
         subject->serial = 0;
         subject->index = i;
-        if (look_at(subject, &work->list[i], wall_ns) == LOOK_UNREAD)
+        if (look_at(subject, &work->list[i], 0, wall_ns) == LOOK_UNREAD)
             unread++;
     }
     read_stacks(unread, rates, wall_ns, scramble(random));
 }
 
-void sample_tick(const struct rates *rates, bool others, uint64_t random)
+void sample_tick(const struct rates *rates, bool others, uint64_t spans, uint64_t random)
 {
+    work->interval_ns = rates->interval_ns;
+    work->spans = spans;
     counter_add(&worker.segment.worker->ticks, 1);
     work->ticks++;
     sample_slots(rates, random);

@@ -35,8 +35,8 @@ int sample_open(void);
 int sample_begin(void);
 void sample_end(void);
 
-/** One tick. `random` is a fresh uniform number. */
-void sample_tick(const struct rates *rates, bool others, uint64_t random);
+/** One tick, which stands for `spans` intervals. `random` is a fresh uniform number. */
+void sample_tick(const struct rates *rates, bool others, uint64_t spans, uint64_t random);
 
 /** Another segment: what samples repeat was defined in the former one. The sampler rests. */
 void sample_begin_segment(void);

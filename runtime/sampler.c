@@ -238,15 +238,19 @@ static void run(void)
         bool others = samples_others(&rates);
         if (atomic_load_explicit(&slots.armed, memory_order_relaxed) == 0 && !others)
             return;
-        /* Time is cut into intervals with one tick each, whose weight is the interval. One that is over
-         * before the next begins (parked, or held up) leaves a gap; but a wake inside an interval whose tick
-         * has been spent waits for its end, or actions in quick succession would get more ticks than their
-         * time stands for. */
-        if (now > sampler.next_slot_ns + (woken ? 0 : rates.interval_ns))
+        /* Time is cut into intervals with one tick each, whose weight is the interval. One that is over while
+         * the sampler is parked leaves a gap; but a wake inside an interval whose tick has been spent waits
+         * for its end, or actions in quick succession would get more ticks than their time stands for.
+         * Intervals for whose ticks there was no core are made good by the next tick: they are no fair
+         * choice, as cores are short while the application computes. */
+        if (woken && now > sampler.next_slot_ns)
             sampler.next_slot_ns = now;
         sleep_until(sampler.next_slot_ns + random_number() % rates.interval_ns);
-        sampler.next_slot_ns += rates.interval_ns;
-        sample_tick(&rates, others, random_number());
+        now = clock_monotonic_ns();
+        uint64_t spans =
+            now > sampler.next_slot_ns ? 1 + (now - sampler.next_slot_ns) / rates.interval_ns : 1;
+        sampler.next_slot_ns += spans * rates.interval_ns;
+        sample_tick(&rates, others, spans, random_number());
         now = clock_monotonic_ns();
         if (now - sampler.published_ns >= PUBLISH_NS)
             publish(now);
