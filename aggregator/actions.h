@@ -26,7 +26,7 @@ enum {
     ACTIONS_MOST = 16384,
     ACTIONS_SAMPLES_MOST = 65536,
     ACTIONS_NESTED_TOLD = 256, /* closed nested actions that are kept for their root's message */
-    ACTIONS_BUCKETS = 4096,
+    ACTIONS_BUCKETS = 16384,
 };
 #define ACTIONS_NONE UINT32_MAX
 

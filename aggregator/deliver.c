@@ -31,7 +31,7 @@ static void put_to_all(const struct pool *pool, const char *line, bool profiles_
 
 void deliver_root(const struct merge *merge, uint32_t root, void *context)
 {
-    const struct pool *pool = context;
+    struct pool *pool = context;
     const struct worker *worker = pool_worker(pool, merge->actions.action[root].worker);
     if (worker == NULL)
         return;

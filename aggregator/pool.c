@@ -85,12 +85,25 @@ static void first_limits(struct pool *pool)
 
 /* ---- finding workers and requests -------------------------------------------------------------------- */
 
-const struct worker *pool_worker(const struct pool *pool, uint32_t number)
+const struct worker *pool_worker(struct pool *pool, uint32_t number)
 {
-    const struct worker *worker = pool->workers;
+    struct worker **recent = &pool->recent[number % POOL_RECENT];
+    if (*recent != NULL && (*recent)->number == number)
+        return *recent;
+    struct worker *worker = pool->workers;
     while (worker != NULL && worker->number != number)
         worker = worker->next;
+    if (worker != NULL)
+        *recent = worker;
     return worker;
+}
+
+static void forget_worker(struct pool *pool, struct worker *worker)
+{
+    struct worker **recent = &pool->recent[worker->number % POOL_RECENT];
+    if (*recent == worker)
+        *recent = NULL;
+    worker_close(worker);
 }
 
 static bool is_known_file(const struct pool *pool, const char *path, const char *name)
@@ -376,7 +389,7 @@ void pool_close(struct pool *pool)
     while (pool->workers != NULL) {
         struct worker *worker = pool->workers;
         pool->workers = worker->next;
-        worker_close(worker);
+        forget_worker(pool, worker);
     }
     forget_unfound(pool);
     requests_close(&pool->requests);
@@ -575,7 +588,7 @@ void pool_after_checkpoint(struct pool *pool)
         unlink(worker->path);
         TESTPOINT("segment-unlinked"); /* The next life does not find it, though its checkpoint knows it. */
         *link = worker->next;
-        worker_close(worker);
+        forget_worker(pool, worker);
     }
 }
 

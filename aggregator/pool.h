@@ -28,6 +28,7 @@ enum {
     POOL_FINAL_ROUNDS = 2,   /* rounds after a worker's end before what is open is given up */
     POOL_PATIENCE_S = 600,   /* for destinations to deliver what is left of a pool without workers */
     POOL_DROPPED_MOST = 256, /* window files that wait for a checkpoint to be removed */
+    POOL_RECENT = 2048,      /* workers that are found by their number at once */
 };
 #define POOL_CYCLE_NS NS_PER_SECOND
 #define POOL_WINDOW_NS (10 * NS_PER_SECOND)
@@ -55,6 +56,7 @@ struct pool {
     struct merge merge;
     struct windows windows;
     struct worker *workers;
+    struct worker *recent[POOL_RECENT]; /* some of them, by their number modulo POOL_RECENT */
     struct known_worker *known;
     struct known_worker **known_end,
         *known_last; /* while the checkpoint is read: its end, and who was looked for last */
@@ -134,7 +136,7 @@ void pool_heartbeat(struct pool *pool, uint64_t now_ns);
 int pool_publish(struct pool *pool, uint64_t now_ns);
 
 /** The worker with this number, or NULL. */
-const struct worker *pool_worker(const struct pool *pool, uint32_t number);
+const struct worker *pool_worker(struct pool *pool, uint32_t number);
 
 /** Tell workers how far their lanes were read: only what a committed checkpoint holds. */
 void pool_store_heads(struct pool *pool);
