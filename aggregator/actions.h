@@ -24,8 +24,8 @@
 
 enum {
     ACTIONS_MOST = 16384,
-    ACTIONS_SAMPLES_MOST = 65536,
-    ACTIONS_NESTED_TOLD = 256, /* closed nested actions that are kept for their root's message */
+    ACTIONS_SAMPLES_MOST = 131072, /* 6 MB; a thousand workers at 100 Hz between two rounds of the service */
+    ACTIONS_NESTED_TOLD = 256,     /* closed nested actions that are kept for their root's message */
     ACTIONS_BUCKETS = 16384,
 };
 #define ACTIONS_NONE UINT32_MAX

@@ -33,6 +33,9 @@ enum {
     POLL_LONGEST_MS = 500,
     POLL_QUIET_MS = 250,  /* workers are there, but nothing moves */
     POLL_ALONE_MS = 1000, /* no worker */
+    /* So many are looked at less often: looking is then most of what they cost, and their lanes hold 20 s. */
+    MANY_WORKERS = 250,
+    POLL_MANY_MS = 400,
     QUIET_ROUNDS = 5,
     LAST_ROUNDS = 50,
     LOCK_TRIES = 15,
@@ -192,7 +195,7 @@ static void set_pace(struct service *service, uint64_t moved)
     else if (own > 1)
         service->poll_ms = own > 4 ? POLL_LONGEST_MS : POLL_QUIET_MS;
     else
-        service->poll_ms = POLL_NORMAL_MS;
+        service->poll_ms = attached(service) >= MANY_WORKERS ? POLL_MANY_MS : POLL_NORMAL_MS;
 }
 
 static void cycle_of_all(struct service *service, uint64_t now)
