@@ -25,6 +25,7 @@ from profilomatic._switch import _runtime, switch
 
 INTERVAL = 0.0001
 LINES = 5000
+PERIOD = 20  # actions until numbers come again: names that are interned for ever would else look like a leak
 REPORTS = 24
 
 warnings.simplefilter('ignore')  # of forks among threads
@@ -84,8 +85,10 @@ class Storm:
         return time.monotonic() < self.end
 
     def make_codes(self, first):
-        maker = Maker(first)
+        maker, actions = Maker(first), 0
         while self.running():
+            maker.number = first + actions % PERIOD * 20
+            actions += 1
             with profilomatic.action('made'):
                 for _ in range(20):
                     maker.turn(2)
@@ -99,14 +102,14 @@ class Storm:
             else:
                 burn(500)
 
-        number = 3 * 10**9
+        first, number = 3 * 10**9, 0
         while self.running():
-            threads = [threading.Thread(target=brief, args=(number + i,)) for i in range(4)]
+            threads = [threading.Thread(target=brief, args=(first + number + i,)) for i in range(4)]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
-            number += 4
+            number = (number + 4) % (20 * PERIOD)
             self.done['threads'] += 4
 
     def dive(self):
@@ -123,12 +126,12 @@ class Storm:
             time.sleep(0.002)
 
     def fork(self):
-        number = 4 * 10**9
+        first, number = 4 * 10**9, 0
         while self.running():
-            number += 1000
+            number = number % (PERIOD * 1000) + 1000
             child = os.fork()
             if child == 0:
-                self.child(number)
+                self.child(first + number)
                 if number % 2000 == 0:
                     os._exit(0)
                 return  # the process ends with this thread, its first
@@ -189,7 +192,7 @@ class Storm:
         with open('/proc/self/statm') as file:
             pages = int(file.read().split()[1])
         told = _runtime.status()
-        process = {name: told[name] for name in ('ticks', 'samples', 'torn', 'unreadable', 'dropped')}
+        process = {name: told.get(name) for name in ('ticks', 'samples', 'torn', 'unreadable', 'dropped')}
         print(
             json.dumps({**self.done, **process, 'rss_bytes': pages * os.sysconf('SC_PAGESIZE'), 'wrong': self.wrong}),
             flush=True,
