@@ -18,6 +18,7 @@
 struct page_head {
     uint64_t magic;
     uint32_t abi;
+    uint32_t pad; /* named, so that it is written as zero */
 };
 
 static int write_head(int fd, uint64_t magic, uint32_t abi)
