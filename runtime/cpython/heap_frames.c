@@ -29,7 +29,8 @@ enum {
     LEAST_ADDRESS = 4096,
     LINKS_AT = offsetof(PyFrameObject, f_back), /* f_back and f_code */
     LINKS_BYTES = 2 * sizeof(void *),
-    CYCLE_MOST = 4, /* functions that call each other in a circle, to be taken for recursive */
+    CYCLE_MOST = 4,      /* functions that call each other in a circle, to be taken for recursive */
+    RECURSIVE_MOST = 64, /* reads for which it is expected again */
 };
 _Static_assert(READER_OFF_CHUNK > STACK_FRAMES, "a whole stack fits");
 _Static_assert(TSTATE_BYTES + READER_OFF_CHUNK * (LINKS_BYTES + FRAME_HEAD) <= COPY_BYTES,
@@ -127,7 +128,7 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
     snapshot->block_at = 0;
     snapshot->whole = false;
     empty_slots(snapshot, p->frames);
-    const int before = p->recursive ? p->frames : 0;
+    const int before = p->recursive > 0 ? p->frames : 0;
     for (int i = before - 1; i >= 0; i--)
         pieces[count++] = (struct iovec){(void *)(p->frame[i] + LINKS_AT), LINKS_BYTES};
     at += before * LINKS_BYTES;
@@ -231,14 +232,14 @@ void snapshot_settle(const struct snapshot *snapshot)
     }
     int n = 0, at = -1;
     const PyCodeObject *last[CYCLE_MOST] = {NULL};
-    p->recursive = false;
+    bool recursive = false;
     for (uintptr_t address = snapshot->leaf; address != 0;) {
         at = find(snapshot, address, at + 1);
         if (at < 0 || !snapshot->used[at])
             break;
         const PyFrameObject *frame = frame_of(snapshot->frame[at]);
         for (int i = 0; i < CYCLE_MOST; i++)
-            p->recursive |= last[i] == frame->f_code;
+            recursive |= last[i] == frame->f_code;
         last[n % CYCLE_MOST] = frame->f_code;
         p->frame[n] = address;
         p->frame_idle[n++] = 0;
@@ -246,6 +247,7 @@ void snapshot_settle(const struct snapshot *snapshot)
     }
     if (kept > READER_OFF_CHUNK - n)
         kept = READER_OFF_CHUNK - n;
+    p->recursive = recursive ? RECURSIVE_MOST : p->recursive > 0 ? p->recursive - 1 : 0;
     memcpy(p->frame + n, others, (size_t)kept * sizeof others[0]);
     memcpy(p->frame_idle + n, idle, (size_t)kept);
     p->frames = n + kept;

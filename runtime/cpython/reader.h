@@ -57,8 +57,8 @@ struct reader_prediction {
     int cframes;
     uintptr_t cframe[READER_CFRAMES];
     uint8_t cframe_idle[READER_CFRAMES];
-    bool recursive; /* 3.10: functions called themselves, so the same frames may serve several of them in turn
-                     */
+    uint8_t recursive; /* 3.10: functions called themselves so few reads ago that the same frames may serve
+                          several of them in turn */
 };
 
 struct stack_frame {

@@ -3,19 +3,23 @@
  * GIL, while Python code runs, and tells what it saw as text. Built for each interpreter from the very files
  * of runtime/cpython/.
  *
- *   check()                       reader_check; RuntimeError with its reason
- *   watch()                       codes_watch
- *   deaths()                      codes_deaths
- *   mark                          memory of one uint32 in which the sampled program notes what it is about to
- * do: a kind in the low eight bits, and above them a number that is new each time start(interval_us,
- * how="reader", damage=0) sample the calling thread; 0: without a pause. `damage`: of each 1000 copies, so
- * many get random words written into them. `how`: "reader"; "threads": every thread that is listed; "naive":
- * frame by frame, unchecked; "rejecting": the reader, but what it says counts only if the leaf is the same
- * afterwards reads()                       how many samples were taken since start() stop() -> dict what was
- * seen since describe(code) -> (file, qualname, [line of each code unit]) threads() -> [(tid, id)]      of
- * all interpreters waits(tid)                    reader_waits_for_gil forked()                      in the
- * child of a fork: drop what is the parent's still(reads) -> (gathers, pieces, frames) how many copies so
- * many warm reads of the calling thread's own stack take
+ * - check(): reader_check; RuntimeError with its reason
+ * - watch(): codes_watch
+ * - deaths(): codes_deaths
+ * - mark: memory of one uint32 in which the sampled program notes what it is about to do: a kind in the low
+ *   eight bits, and above them a number that is new each time
+ * - start(interval_us, how="reader", damage=0): sample the calling thread; 0: without a pause. `damage`: of
+ *   each 1000 copies, so many get random words written into them. `how`: "reader"; "threads": every thread
+ *   that is listed; "naive": frame by frame, unchecked; "rejecting": the reader, but what it says counts only
+ *   if the leaf is the same afterwards
+ * - reads(): how many samples were taken since start()
+ * - stop() -> dict: what was seen since
+ * - describe(code) -> (file, qualname, [line of each code unit])
+ * - threads() -> [(tid, id)]: of all interpreters
+ * - waits(tid): reader_waits_for_gil
+ * - forked(): in the child of a fork: drop what is the parent's
+ * - still(reads) -> (gathers, pieces, frames): how many copies so many warm reads of the calling thread's own
+ *   stack take
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -35,7 +39,7 @@ enum {
     STACKS = 1 << 16,    /* distinct stacks that are told apart */
     TEXT_MOST = 1 << 20,
     THREADS = 256,
-    REJECTIONS = 10, /* after which a sample of HOW_REJECTING is given up */
+    REJECTIONS = 4, /* after which a sample of HOW_REJECTING is given up */
 };
 
 enum how { HOW_READER, HOW_THREADS, HOW_NAIVE, HOW_REJECTING };
@@ -71,6 +75,7 @@ static struct {
     struct known *known;
     _Atomic uint64_t distinct, reads;
     uint64_t unreadable, torn, retries, holds_gil, gil_is_held, left_out;
+    uint64_t its_clock;       /* of the sampled thread at the last sample */
     uint64_t gathers, pieces; /* calls of copy_gather and copy_piece */
     uint64_t random;
 } probe;
@@ -184,14 +189,18 @@ static uintptr_t leaf_now(const struct reader_thread *thread)
     return read ? at : 0;
 }
 
+/* The CPU clock of a thread of this process: clock_getres(2). */
+static uint64_t cpu_ns(const struct reader_thread *thread)
+{
+    return clock_read_ns((clockid_t)((~(unsigned)thread->tid << 3) | 6));
+}
+
 /* Let the sampled thread go on, however busy the machine is. */
 static void widen(const struct reader_thread *thread)
 {
-    const clockid_t its_clock =
-        (clockid_t)((~(unsigned)thread->tid << 3) | 6); /* of a thread's CPU: clock_getres(2) */
     const struct timespec time = {0, WIDENED_NS};
-    const uint64_t before = clock_read_ns(its_clock);
-    for (int i = 0; i < WIDENED_MOST && clock_read_ns(its_clock) - before < WIDENED_NS; i++)
+    const uint64_t before = cpu_ns(thread);
+    for (int i = 0; i < WIDENED_MOST && cpu_ns(thread) - before < WIDENED_NS; i++)
         clock_nanosleep(CLOCK_MONOTONIC, 0, &time, NULL);
 }
 
@@ -246,6 +255,13 @@ static void sample(const struct reader_thread *thread, struct reader_prediction 
     struct reader_facts facts = {0};
     bool read = false;
     const uint32_t before = atomic_load_explicit(&mark, memory_order_acquire);
+    /* A marked program that waits for a core would make many samples of one moment. */
+    if (before != 0 && probe.how != HOW_THREADS) {
+        const uint64_t its_clock = cpu_ns(thread);
+        if (its_clock == probe.its_clock)
+            return;
+        probe.its_clock = its_clock;
+    }
     switch (probe.how) {
     case HOW_READER:
     case HOW_THREADS:
@@ -395,6 +411,8 @@ static PyObject *probe_start(PyObject *self, PyObject *args)
     reader_note_thread(&probe.target);
     probe.damage = damage;
     probe.how = (enum how)how;
+    probe.its_clock = 0;
+    atomic_store(&mark, 0);
     atomic_store(&probe.running, true);
     if (pthread_create(&probe.thread, NULL, run, NULL) != 0) {
         PyErr_SetString(PyExc_RuntimeError, "no thread");

@@ -148,15 +148,15 @@ class Sampled:
         lost = self.torn + self.unreadable
         assert lost <= most_of(self.reads, rate), (lost, most_of(self.reads, rate), self.told)
 
-    def distance(self, kind_of):
-        """How far the samples' kinds by kind_of(stack) are from the program's own, and what chance explains of that.
+    def pairs(self, kind_of):
+        """Each sample's kind by kind_of(stack) beside the program's own, counted.
 
         kind_of tells one of the mark's kinds, None for what is not understood.
         """
         pairs = collections.Counter({('nothing', kind): count for kind, count in self.silent.items()})
         for stack in self.stacks:
             pairs[kind_of(stack), stack.kind] += stack.count
-        return distance(pairs)
+        return pairs
 
     def is_true(self, kind_of, kinds):
         """Each sample is of the moment in which it was taken, and together they are where the time went.
@@ -169,7 +169,7 @@ class Sampled:
                 assert kind_of(stack) in (stack.kind, 0), (kind_of(stack), stack, self.told)
         seen = {stack.kind for stack in self.stacks}
         assert seen >= set(kinds), (set(kinds) - seen, self.told)
-        apart, noise = self.distance(kind_of)
+        apart, noise = distance(self.pairs(kind_of))
         assert apart <= 0.02 + noise, (apart, noise, self.told)
 
 

@@ -3,7 +3,7 @@
 import sys
 
 from . import harness
-from .harness import KHZ_1, KHZ_10, REALISTIC, TRUNCATED, burn, marks, oracle, sample
+from .harness import KHZ_1, KHZ_10, TRUNCATED, burn, marks, oracle, sample
 
 
 def run_recursions():
@@ -84,7 +84,8 @@ def depths():
 
     for interval_us, reads in ((KHZ_10, 8000), (KHZ_1, 600)):
         got = sample(run, reads, interval_us)
-        got.is_possible([('run', *['level'] * n, 'burn') for n in range(1, 201)], REALISTIC)
+        # A burn() that returned from one level may be found on that of the level below: their frames are of one size.
+        got.is_possible([('run', *['level'] * n, 'burn') for n in range(1, 201)], 0.03)
         got.is_true(kind_of, ())
         got.is_complete(0.01)
     assert len({stack.kind for stack in got.stacks}) > 100
@@ -106,7 +107,7 @@ def too_deep():
     def run():
         dive_deep(6000)
 
-    got = sample(run, 5000)
+    got = sample(run, 2000)
     assert any(stack.flags & TRUNCATED and len(stack.frames) == 1024 for stack in got.stacks), got.told
     for stack in got.stacks:
         names = [name.rsplit('.', 1)[-1] for _, name, _ in stack.frames]
