@@ -114,13 +114,13 @@ def not_code():
 def many_codes():
     """More code objects than the table holds: the old ones make room, and reading goes on."""
     probe = harness.probe
-    source = ''.join(f'def f{n}():\n    return burn(30)\n' for n in range(12_000))
+    source = ''.join(f'def f{n}():\n    return burn(30)\n' for n in range(10_000))
     space = {'burn': burn}
     exec(compile(source, 'made.py', 'exec'), space)
-    made = [space[f'f{n}'] for n in range(12_000)]
+    made = [space[f'f{n}'] for n in range(10_000)]
     probe.start(10)
     end = time.monotonic() + harness.SECONDS_MOST
-    while probe.distinct() < 20_000 and time.monotonic() < end:
+    while probe.distinct() < 16_000 and time.monotonic() < end:
         for function in made:
             function()
     got = Sampled(probe.stop(), [])

@@ -42,21 +42,23 @@ def dives(depth, most_reads):
 
         got = sample(run, reads, interval_us)
         got.is_possible([('run', *['dive'] * (depth + 1), 'burn')], 0.005)
-        got.is_complete(0.02)
+        # Before 3.11 hundreds of objects are gathered, which takes longer than a whole dive: see `depths`.
+        if sys.version_info >= (3, 11):
+            got.is_complete(0.02)
     assert max(stack.path.count('dive') for stack in got.stacks if stack.path) <= depth + 1
 
 
 @oracle
 def recursion_300():
     """Three hundred deep, over several chunks of the data stack."""
-    dives(300, 6000)
+    dives(300, 4000)
 
 
 @oracle
 def recursion_1000():
     """As deep as CPython lets code go by default."""
     sys.setrecursionlimit(2000)
-    dives(1000, 4000)
+    dives(1000, 2500)
 
 
 @oracle
