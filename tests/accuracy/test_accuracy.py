@@ -10,26 +10,32 @@ from measure import compare, measured, run_table, shares, text_of, truth_ranges
 STARVED = 0.5
 
 
-@pytest.fixture(scope='module', params=[(0.001, 0.00125, 7.0), (0.01, 0.005, 10.0)], ids=['1 ms', '10 ms'])
-def table(request):
-    """What the table took and what the report shows of it, sampled at one interval."""
-    interval, unit, seconds = request.param
+def outside(setting):
+    """One measurement: {(quantity, function): what was off} of the rows that are outside their bounds."""
+    interval, unit, seconds = setting
     truth, report = run_table(seconds, interval, unit)
     starved = sum(truth['delay'].values()) / sum(truth['wall'].values())
     if starved > STARVED:
         pytest.skip(
             f'the program waited for a core for {starved:.0%} of its time: a sampler that waits too is no sample'
         )
-    return truth_ranges(truth), measured(report, truth, interval), report
+    ranges, shown = truth_ranges(truth), measured(report, truth, interval)
+    off = {}
+    for quantity in ('wall', 'cpu'):
+        found, samples = shown[quantity]
+        assert samples > 100, report
+        rows = compare(ranges[quantity], found, samples)
+        text = text_of(rows, f'{quantity}, {samples:.0f} samples')
+        off.update({(quantity, row.name): text for row in rows if row.outside})
+    return off
 
 
-@pytest.mark.parametrize('quantity', ['wall', 'cpu'])
-def test_each_function_is_shown_with_its_share(table, quantity):
-    ranges, shown, report = table
-    found, samples = shown[quantity]
-    assert samples > 100, report
-    rows = compare(ranges[quantity], found, samples)
-    assert not any(row.outside for row in rows), text_of(rows, f'{quantity}, {samples:.0f} samples')
+@pytest.mark.parametrize('setting', [(0.001, 0.00125, 7.0), (0.01, 0.005, 10.0)], ids=['1 ms', '10 ms'])
+def test_each_function_is_shown_with_its_share(setting):
+    """Of 32 shares one is outside three standard errors by chance now and then; hardly the same one twice."""
+    first = outside(setting)
+    second = outside(setting) if first else {}
+    assert not first.keys() & second.keys(), '\n'.join(set(first.values()) | set(second.values()))
 
 
 @pytest.mark.parametrize('function', [f'{kind}_{parts}' for kind in ('compute', 'sleep') for parts in (2, 4, 8)])
