@@ -6,6 +6,7 @@ Each test is a script in a process of its own, beside a real aggregator; test_ru
 import contextlib
 import ctypes
 import errno
+import itertools
 import json
 import mmap
 import os
@@ -42,6 +43,7 @@ FORBID = """
 """
 # Work in an action that is profiled, however long it takes to be admitted; and what that brought.
 SAMPLED = """
+    profilomatic.configure(max_overhead=1, source_name='SOURCE')
     def in_action(name, work):
         until = time.monotonic() + 20
         while time.monotonic() < until:
@@ -68,8 +70,13 @@ FAST = """
 """
 
 
+SCRIPTS = itertools.count()
+
+
 def script(*parts, **names):
-    """The parts as one script; the names, in capitals, are replaced."""
+    """The parts as one script; the names, in capitals, are replaced. Each has a pool of its own: what one process costs
+    would coarsen what is seen of the next."""
+    names.setdefault('SOURCE', f'safety-{next(SCRIPTS)}')
     text = '\n'.join(textwrap.dedent(part) for part in parts)
     for name, value in names.items():
         text = text.replace(name, str(value))
@@ -281,7 +288,7 @@ def test_a_limit_on_files_that_comes_while_samples_are_taken_changes_the_way_the
                 deep(900)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (KIB << 10, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
                 deep(900)
-            found = sampled(work, 'deepKIB')
+            found = sampled(work, 'deep')
             pending = 0
             for task in os.listdir('/proc/self/task'):
                 for line in open(f'/proc/self/task/{task}/status'):
@@ -291,11 +298,12 @@ def test_a_limit_on_files_that_comes_while_samples_are_taken_changes_the_way_the
             print(json.dumps(found))
             """,
             KIB=kib,
+            SOURCE=f'deep-{kib}',
         ),
         served,
     )
     assert found['samples'] > 10 and found['unreadable'] + found['torn'] <= 1 and not found['pending'], found
-    shares = hot(served, 'life', f'deep{kib}')
+    shares = hot(served, f'deep-{kib}', 'deep')
     assert shares.get('spin', 0) + shares.get('until_sampled', 0) > 0.9 * sum(shares.values()), shares
 
 
@@ -439,12 +447,13 @@ def test_a_fork_in_a_thread_that_is_sampled_leaves_two_that_are(served):
             after = _runtime.status()
             print(json.dumps([found, *[after[name] - before[name] for name in ('samples', 'unreadable')]]))
             """,
+            SOURCE='forks',
         ),
         served,
     )
     assert found[0] == [0] and found[1] > 10 and found[2] == 0, found
     for name in ('parent', 'child', 'main'):
-        seen = hot(served, 'life', f'of {name}')
+        seen = hot(served, 'forks', f'of {name}')
         assert seen.get(f'in_{name}', 0) > 0.02, (name, seen)
         assert not set(seen) & {f'in_{other}' for other in ('parent', 'child', 'main') if other != name}, (name, seen)
 
@@ -581,7 +590,7 @@ def test_interpreters_that_share_the_gil_are_sampled_each_with_its_own_names(ser
                 import os, time
                 import profilomatic
                 from profilomatic._switch import _runtime
-                profilomatic.configure(max_actions_per_run=0, max_overhead=0.5, source_name='life')
+                profilomatic.configure(max_actions_per_run=0, max_overhead=1, source_name='SOURCE')
                 profilomatic.add_destination(profilomatic.no_flush_destination('/dev/null'))
                 def in_NAME():
                     goal = _runtime.status()['samples'] + 16
@@ -613,15 +622,16 @@ def test_interpreters_that_share_the_gil_are_sampled_each_with_its_own_names(ser
             after = _runtime.status()
             print(json.dumps([after[name] - before[name] for name in ('samples', 'unreadable')]))
             """,
+            SOURCE='inner',
         ),
         served,
     )
     assert found[0] > 20 and found[1] <= 1, found
     for name in ('first', 'second', 'third', 'fourth'):
-        seen = hot(served, 'life', f'of {name}')
+        seen = hot(served, 'inner', f'of {name}')
         assert seen.pop(f'in_{name}', 0) > 0.02, (name, seen)
         assert not any(function.startswith('in_') or function == 'spin' for function in seen), (name, seen)
-    assert hot(served, 'life', 'of outer').get('spin', 0) > 0.02
+    assert hot(served, 'inner', 'of outer').get('spin', 0) > 0.02
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason='an interpreter has a GIL of its own from 3.12 on')
@@ -632,7 +642,7 @@ def test_an_interpreter_with_a_gil_of_its_own_is_refused_and_does_not_disturb(se
             START,
             SAMPLED,
             """
-            profilomatic.configure(scope='process', source_name='own-gil')
+            profilomatic.configure(scope='process')
             try:
                 import _interpreters as interpreters
                 own = interpreters.create('isolated')
@@ -662,6 +672,7 @@ def test_an_interpreter_with_a_gil_of_its_own_is_refused_and_does_not_disturb(se
             found['told'] = eval(open(told).read())
             print(json.dumps(found))
             """,
+            SOURCE='own-gil',
         ),
         served,
     )
