@@ -29,9 +29,9 @@
 
 enum {
     POLL_SHORTEST_MS = 20,
-    POLL_NORMAL_MS = 200,
+    POLL_NORMAL_MS = 100,
     POLL_LONGEST_MS = 500,
-    POLL_QUIET_MS = 500,  /* workers are there, but nothing moves */
+    POLL_QUIET_MS = 250,  /* workers are there, but nothing moves */
     POLL_ALONE_MS = 1000, /* no worker */
     /* So many are looked at less often: looking is then most of what they cost, and their lanes hold 20 s. */
     MANY_WORKERS = 250,

@@ -513,6 +513,8 @@ END = """
 def test_ends_while_samples_are_taken_at_10_khz_are_as_without(half, served):
     turns = 6
     wanted = dict(list(ENDS.items())[half::2])
+    if sys.version_info < (3, 11):  # one in some hundred exits of 3.10 with daemon threads ends in SIGSEGV by itself
+        wanted = {end: status for end, status in wanted.items() if 'daemons' not in end}
     with hurried(served):
         found = tells(script(START, FAST, END, ENDS_=list(wanted), TURNS=turns), served)
     assert found == {end: {str(status): turns} for end, status in wanted.items()}, found
