@@ -17,8 +17,9 @@ struct seen {
     struct code *code;
     uint32_t frame_bytes;
     uint32_t instruction;
-    bool complete; /* it has begun to run its own code */
-    bool internal; /* a trampoline: it calls without ever having begun */
+    bool complete;   /* it has begun to run its own code */
+    bool internal;   /* a trampoline: it calls without ever having begun */
+    bool past_first; /* beyond its first instruction, in which only C code that interrupts it can call */
 };
 
 static bool look(struct copy *copy, const uint8_t *copied, struct seen *seen)
@@ -40,12 +41,13 @@ static bool look(struct copy *copy, const uint8_t *copied, struct seen *seen)
     seen->frame = frame;
     if (offset == (uintptr_t)0 - sizeof(_Py_CODEUNIT)) { /* just created: one before the first */
         seen->instruction = 0;
-        seen->complete = false;
+        seen->complete = seen->past_first = false;
         return true;
     }
     if (offset % sizeof(_Py_CODEUNIT) != 0 || offset / sizeof(_Py_CODEUNIT) >= slot->instructions)
         return false;
     seen->instruction = (uint32_t)(offset / sizeof(_Py_CODEUNIT));
+    seen->past_first = seen->instruction > slot->first_traceable;
     seen->complete = frame->owner == FRAME_OWNED_BY_GENERATOR || seen->instruction >= slot->first_traceable;
     return true;
 }
@@ -151,8 +153,7 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
             return WALK_INVALID;
         /* A frame that has not begun cannot have called; one at its first instruction can have been
          * interrupted. */
-        if (at != snapshot->leaf && !seen.internal &&
-            (!seen.complete || (!from_c && seen.instruction <= seen.code->first_traceable)))
+        if (at != snapshot->leaf && !seen.internal && (!seen.complete || (!from_c && !seen.past_first)))
             return WALK_INVALID;
         from_c = frame_enters_from_c(frame);
         if (frame->owner == FRAME_OWNED_BY_THREAD) {
@@ -252,23 +253,25 @@ bool walk_from_root(struct snapshot *snapshot, struct copy *copy, struct stack *
 #endif
     int last_chunk = snapshot_chunk_of(snapshot, last, -1), generators = 0;
     uintptr_t at = snapshot->chunk_at[0] + CHUNK_HEAD + sizeof(void *), caller = 0;
-    bool begun = true;
+    bool may_call = true, may_call_through_c = true; /* the frame below */
     for (int k = 0; k < last_chunk || (k == last_chunk && at <= last);) {
         const uint8_t *copied = snapshot_frame(snapshot, at, k);
         struct seen seen;
         struct stack_frame frames[HOPS_MOST];
-        if (!begun || copied == NULL || !look(copy, copied, &seen) ||
+        if (!may_call_through_c || copied == NULL || !look(copy, copied, &seen) ||
             seen.frame->owner != FRAME_OWNED_BY_THREAD)
             break;
+        bool through_c = (uintptr_t)seen.frame->previous != caller || frame_enters_from_c(seen.frame);
         int n = between(snapshot, copy, (uintptr_t)seen.frame->previous, caller, frames, HOPS_MOST);
-        if (n < 0 || out->count + (uint32_t)n + 1 > STACK_FRAMES)
+        if (n < 0 || (!through_c && !may_call) || out->count + (uint32_t)n + 1 > STACK_FRAMES)
             break;
         generators += n;
         while (n > 0)
             out->frame[out->count++] = frames[--n];
         if (seen.complete)
             out->frame[out->count++] = (struct stack_frame){seen.code, seen.instruction};
-        begun = seen.complete || seen.internal; /* else it cannot have called */
+        may_call = seen.past_first || seen.internal;
+        may_call_through_c = seen.complete || seen.internal;
         caller = at;
         at += seen.frame_bytes;
         if (k + 1 < snapshot->chunks && snapshot->chunk[k + 1] != NULL &&
