@@ -282,7 +282,8 @@ bool walk_from_root(struct snapshot *snapshot, struct copy *copy, struct stack *
 #if LEAF_THROUGH_CFRAME
     bool reached = at == snapshot->top;
 #else
-    bool reached = caller != 0 && caller == snapshot->leaf;
+    /* The mark names a frame, and what lies there by now may be another one of the same size. */
+    bool reached = false;
 #endif
     return reached && generators == running_generators(snapshot);
 }
