@@ -10,7 +10,7 @@
  *   worker: fresh segment             worker_renew_segment (runtime/worker.c): make_segment, whose rename is the step here;
  *                                     from then on records go there
  *   worker: closed                    its last word in the old one, SEGMENT_CLOSED with release; at exit worker_close
- *   aggregator: find                  scan_rings, find_worker, adopt (aggregator/pool.c); where no checkpoint knows the
+ *   aggregator: find                  scan_rings, find_worker, adopt (aggregator/pool_scan.c); where no checkpoint knows the
  *                                     segment it begins at its head
  *   aggregator: was_gone              worker_alive, before the drain: pidfd with start time and boot id. What decides is
  *                                     the death itself, never silence
@@ -20,7 +20,7 @@
  *   aggregator: keep                  the commit of a checkpoint: what was merged and the positions
  *   aggregator: head, unlink          pool_after_checkpoint
  *   restart                           pool_open: all segments that are there are found before anything is kept; only then
- *                                     may what the checkpoint knows and is no more be forgotten (forget_unfound)
+ *                                     may what the checkpoint knows and is no more be forgotten (pool_forget_unfound)
  *
  * Broken variants: BREAK_SILENCE (a quiet worker is retired), BREAK_ASKED_LATE, BREAK_STATE_LATE, BREAK_CLOSED_EARLY,
  * BREAK_UNLINK_FIRST, BREAK_FROM_START, BREAK_FORGET_EARLY.

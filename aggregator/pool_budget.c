@@ -1,0 +1,137 @@
+/* What a pool was asked to keep to, what it costs, and the limits that follow: see pool_parts.h. */
+#include "aggregator/pool_parts.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "shm/clock.h"
+
+static void publish_rates(struct pool *pool, const uint32_t probability[STRATA])
+{
+    struct rates rates = {
+        .interval_ns = pool->limits.interval_ns,
+        .cycle_ns = POOL_CYCLE_NS,
+        .cap = pool->limits.cap,
+        .granularity = pool->limits.granularity,
+        .paused = pool->limits.paused,
+        .passthrough = pool->limits.passthrough,
+        .process = pool->process_scope,
+    };
+    memcpy(rates.probability, probability, sizeof rates.probability);
+    if (pool->told && memcmp(&rates, &pool->published, sizeof rates) == 0)
+        return;
+    pool->told = pages_publish(&pool->pages, &rates);
+    pool->published = rates;
+}
+
+void pool_limits_retell(struct pool *pool)
+{
+    uint32_t probability[STRATA];
+    memcpy(probability, pool->published.probability, sizeof probability);
+    pool->told = false;
+    publish_rates(pool, probability);
+    pages_heartbeat(&pool->pages, clock_monotonic_ns());
+}
+
+/* An aggregator that takes over goes on with the limits that stand there: demand and cost are what they were.
+ */
+static bool take_over_limits(struct pool *pool)
+{
+    struct rates rates = {0};
+    if (!pages_published(&pool->pages, &rates) || rates.interval_ns < pool->asked.interval_ns ||
+        rates.cap != pool->asked.cap || rates.granularity > pool->asked.granularity || rates.paused ||
+        rates.passthrough)
+        return false;
+    budget_resume(&pool->budget_state, &pool->asked, rates.interval_ns, rates.granularity);
+    admission_resume(&pool->admission, rates.probability);
+    pool->limits = (struct budget_limits){
+        .interval_ns = rates.interval_ns,
+        .granularity = rates.granularity,
+        .cap = rates.cap,
+    };
+    publish_rates(pool, rates.probability);
+    return true;
+}
+
+/* Until the first cycle: what is asked for, everything admitted up to the cap. */
+static void first_limits(struct pool *pool)
+{
+    pool->limits = (struct budget_limits){
+        .interval_ns = pool->asked.interval_ns,
+        .granularity = pool->asked.granularity,
+        .cap = pool->asked.cap,
+    };
+    uint32_t probability[STRATA];
+    for (int i = 0; i < STRATA; i++)
+        probability[i] = UINT32_MAX;
+    publish_rates(pool, probability);
+}
+
+void pool_judge_requests(struct pool *pool)
+{
+    pool->asked = requests_limits(&pool->requests, pool->config, &pool->process_scope);
+    /* Later on it comes with the next cycle. */
+    if (pool->budget_state.cycles == 0)
+        first_limits(pool);
+}
+
+void pool_limits_begin(struct pool *pool)
+{
+    pool->asked = requests_limits(&pool->requests, pool->config, &pool->process_scope);
+    if (!take_over_limits(pool))
+        first_limits(pool);
+}
+
+void pool_account(struct pool *pool, uint64_t aggregator_cpu_ns, uint64_t now_ns)
+{
+    static long cores;
+    if (cores <= 0)
+        cores = sysconf(_SC_NPROCESSORS_ONLN) > 0 ? sysconf(_SC_NPROCESSORS_ONLN) : 1;
+    struct window_sums *sums = &pool->merge.open->sums;
+    uint64_t passed = now_ns - pool->accounted_at_ns, used = 0;
+    pool->accounted_at_ns = now_ns;
+    for (struct worker *worker = pool->workers; worker != NULL; worker = worker->next) {
+        if (worker->final || worker->quarantined)
+            continue;
+        used += worker_cpu(worker, passed * (uint64_t)cores);
+        uint64_t attached = now_ns > worker->attached_ns ? now_ns - worker->attached_ns : 0;
+        if (!worker->dead && !worker->closed)
+            sums->attached_ns += attached < passed ? attached : passed;
+    }
+    uint64_t ours = sums->sampler_cpu_ns + sums->hook_cpu_ns - pool->own_cpu_ns;
+    pool->own_cpu_ns = sums->sampler_cpu_ns + sums->hook_cpu_ns;
+    sums->worker_cpu_ns += used > ours ? used - ours : 0;
+    sums->aggregator_cpu_ns += aggregator_cpu_ns;
+    pool->merge.open->end_ns = now_ns;
+    pool->merge.open->end_real_ns = clock_realtime_ns();
+}
+
+static struct budget_measure measure(const struct pool *pool, uint64_t now_ns)
+{
+    const struct window_sums *sums = &pool->merge.open->sums, *base = &pool->cycle_base;
+    double demand = 0;
+    for (int i = 0; i < STRATA; i++)
+        demand += (double)pool->seen[i];
+    return (struct budget_measure){
+        .seconds = (double)(now_ns - pool->cycle_at_ns) / 1e9,
+        .sampler_cpu = (double)(sums->sampler_cpu_ns - base->sampler_cpu_ns) / 1e9,
+        .hook_cpu = (double)(sums->hook_cpu_ns - base->hook_cpu_ns) / 1e9,
+        .aggregator_cpu = (double)(sums->aggregator_cpu_ns - base->aggregator_cpu_ns) / 1e9,
+        .worker_cpu = (double)(sums->worker_cpu_ns - base->worker_cpu_ns) / 1e9,
+        .attached = (double)(sums->attached_ns - base->attached_ns) / 1e9,
+        .demand = demand,
+        .admitted = (double)(sums->admitted - base->admitted),
+    };
+}
+
+void pool_limits_step(struct pool *pool, uint64_t now_ns)
+{
+    struct budget_measure cost = measure(pool, now_ns);
+    pool->cycle_at_ns = now_ns;
+    pool->cycle_base = pool->merge.open->sums;
+    budget_step(&pool->budget_state, &pool->asked, &cost, &pool->limits);
+    uint32_t probability[STRATA];
+    admission_step(&pool->admission, pool->seen, pool->limits.cap, probability);
+    memset(pool->seen, 0, sizeof pool->seen);
+    publish_rates(pool, probability);
+}
