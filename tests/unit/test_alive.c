@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "shm/alive.h"
+#include "tests/unit/suite.h"
 
 static struct alive *page;
 
@@ -169,9 +170,5 @@ int main(void)
     tcase_add_test(tests, a_program_that_becomes_another_is_over);
     tcase_add_test(tests, a_childs_end_is_not_its_parents);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return suite_run(suite, CK_FORK);
 }

@@ -1,12 +1,12 @@
 /* What the budget controller and the admission promise, played through as traces. */
 #include <check.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "aggregator/admission.h"
 #include "aggregator/budget.h"
 #include "shm/rates.h"
+#include "tests/unit/suite.h"
 
 /* A pool as it would answer to limits: what sampling costs at full work, and what costs anyway. */
 struct world {
@@ -477,9 +477,5 @@ int main(void)
     tcase_add_test(cases, a_stratum_that_shows_up_gets_its_share_at_once);
     tcase_add_test(cases, an_unknown_stratum_of_a_busy_pool_gets_the_lowest_probability);
     suite_add_tcase(suite, cases);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return suite_run(suite, CK_FORK);
 }

@@ -3,10 +3,8 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <urcu.h>
 
 #include "aggregator/checkpoint.h"
 #include "aggregator/destination/destination.h"
@@ -14,6 +12,7 @@
 #include "aggregator/log.h"
 #include "aggregator/pool.h"
 #include "aggregator/store.h"
+#include "tests/unit/suite.h"
 #include "tests/unit/synthetic.h"
 
 #define MS UINT64_C(1000000)
@@ -570,8 +569,6 @@ END_TEST
 
 int main(void)
 {
-    rcu_init();
-    rcu_register_thread();
     guard_install();
     destinations_start();
     log_open("/dev/null");
@@ -600,11 +597,5 @@ int main(void)
     tcase_add_test(cases, what_workers_asked_for_is_dropped_when_the_last_has_gone_for_long);
     tcase_add_test(cases, what_workers_asked_for_stays_when_one_comes_at_the_last_moment);
     suite_add_tcase(suite, cases);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    rcu_unregister_thread();
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return suite_run(suite, CK_NOFORK);
 }

@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
-#include <urcu.h>
 
 #include "aggregator/checkpoint.h"
 #include "aggregator/checkpoint_piece.h"
@@ -19,6 +18,7 @@
 #include "aggregator/pool.h"
 #include "aggregator/store.h"
 #include "shm/fault.h"
+#include "tests/unit/suite.h"
 #include "tests/unit/synthetic.h"
 
 #define MS UINT64_C(1000000)
@@ -569,8 +569,6 @@ END_TEST
 
 int main(void)
 {
-    rcu_init();
-    rcu_register_thread();
     guard_install();
     destinations_start();
     log_open("/dev/null");
@@ -587,11 +585,5 @@ int main(void)
     tcase_add_test(cases, actions_of_many_dead_workers_are_not_given_up_for_want_of_room);
     tcase_add_test(cases, bytes_that_ask_for_much_memory_are_refused);
     suite_add_tcase(suite, cases);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    rcu_unregister_thread();
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return suite_run(suite, CK_NOFORK);
 }

@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "shm/budget.h"
+#include "tests/unit/suite.h"
 #include "tests/unit/synthetic.h"
 
 enum {
@@ -589,10 +590,5 @@ int main(void)
     tcase_add_test(cases, a_budget_word_from_the_far_future_is_set_back);
     tcase_add_test(cases, rubbish_among_the_requests_is_refused_and_the_honest_one_holds);
     suite_add_tcase(suite, cases);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return suite_run(suite, CK_NOFORK);
 }

@@ -3,12 +3,12 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <urcu.h>
 
 #include "aggregator/encode/classic.h"
 #include "aggregator/encode/report.h"
 #include "aggregator/merge.h"
 #include "shm/rates.h"
+#include "tests/unit/suite.h"
 
 #define MS UINT64_C(1000000)
 
@@ -415,8 +415,6 @@ END_TEST
 
 int main(void)
 {
-    rcu_init();
-    rcu_register_thread();
     Suite *suite = suite_create("merge");
     TCase *cases = tcase_create("promises");
     tcase_add_checked_fixture(cases, set_up, tear_down);
@@ -436,11 +434,5 @@ int main(void)
     tcase_add_test(cases, slow_actions_are_told_from_typical_ones);
     tcase_add_test(cases, a_classic_message_is_in_order_of_time_and_split_by_nested_actions);
     suite_add_tcase(suite, cases);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    rcu_unregister_thread();
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return suite_run(suite, CK_NOFORK);
 }

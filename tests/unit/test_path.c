@@ -1,9 +1,9 @@
 /* Promises of the path normaliser: a bounded, readable set of names, whatever bytes a client sends. */
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "pybind/path.h"
+#include "tests/unit/suite.h"
 
 static const char *normal(const char *path)
 {
@@ -66,9 +66,5 @@ int main(void)
     tcase_add_test(cases, bytes_that_are_no_text_become_question_marks);
     tcase_add_test(cases, a_long_path_is_cut_at_a_character);
     suite_add_tcase(suite, cases);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return suite_run(suite, CK_FORK);
 }

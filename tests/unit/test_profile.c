@@ -3,11 +3,11 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <urcu.h>
 
 #include "aggregator/profile.h"
 #include "aggregator/windows.h"
 #include "shm/counters.h"
+#include "tests/unit/suite.h"
 
 #define MS UINT64_C(1000000)
 
@@ -169,8 +169,6 @@ END_TEST
 
 int main(void)
 {
-    rcu_init();
-    rcu_register_thread();
     Suite *suite = suite_create("profile");
     TCase *cases = tcase_create("promises");
     tcase_add_test(cases, a_quantile_is_within_a_sixteenth_of_the_truth);
@@ -181,11 +179,5 @@ int main(void)
     tcase_add_test(cases, at_most_64_windows_are_kept_and_all_of_the_past_with_them);
     tcase_add_test(cases, a_reader_keeps_what_it_took_while_the_writer_goes_on);
     suite_add_tcase(suite, cases);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    rcu_unregister_thread();
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return suite_run(suite, CK_NOFORK);
 }

@@ -20,6 +20,7 @@
 #include "shm/lane.h"
 #include "shm/rates.h"
 #include "shm/segment.h"
+#include "tests/unit/suite.h"
 
 /* ---- lane ---------------------------------------------------------------------------------------------- */
 
@@ -542,9 +543,5 @@ int main(void)
     tcase_add_test(files, a_child_of_fork_has_no_mapping_of_its_parents_segment);
     tcase_add_test(files, a_damaged_header_is_refused_with_a_reason);
     suite_add_tcase(suite, files);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return suite_run(suite, CK_FORK);
 }

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <sys/wait.h>
 
+#include "tests/unit/suite.h"
 #include "tests/unit/thread_scenarios.h"
 
 #if defined(__SANITIZE_THREAD__)
@@ -53,8 +54,6 @@ END_TEST
 
 int main(void)
 {
-    rcu_init();
-    rcu_register_thread();
     Suite *suite = suite_create("threads");
     TCase *cases = tcase_create("ordering");
     tcase_set_timeout(cases, 120);
@@ -63,11 +62,5 @@ int main(void)
     tcase_add_loop_test(cases, without_its_ordering_it_is_reported, 0, SCENARIOS);
 #endif
     suite_add_tcase(suite, cases);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    rcu_unregister_thread();
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return suite_run(suite, CK_NOFORK);
 }

@@ -7,7 +7,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <urcu.h>
 
 #include "aggregator/destination/destination.h"
 #include "aggregator/encode/lines.h"
@@ -15,6 +14,7 @@
 #include "aggregator/guard.h"
 #include "aggregator/log.h"
 #include "aggregator/pool.h"
+#include "tests/unit/suite.h"
 #include "tests/unit/synthetic.h"
 
 #define MS UINT64_C(1000000)
@@ -374,8 +374,6 @@ END_TEST
 
 int main(void)
 {
-    rcu_init();
-    rcu_register_thread();
     guard_install();
     destinations_start();
     log_open("/dev/null");
@@ -392,9 +390,5 @@ int main(void)
     tcase_add_test(cases, a_computing_line_that_waits_for_a_core_is_named_by_the_larger);
     tcase_add_test(cases, the_report_has_the_promised_keys);
     suite_add_tcase(suite, cases);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return suite_run(suite, CK_FORK);
 }

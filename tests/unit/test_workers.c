@@ -7,11 +7,11 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <urcu.h>
 
 #include "aggregator/guard.h"
 #include "aggregator/workers.h"
 #include "shm/fault.h"
+#include "tests/unit/suite.h"
 #include "tests/unit/synthetic.h"
 
 #define MS UINT64_C(1000000)
@@ -360,8 +360,6 @@ END_TEST
 
 int main(void)
 {
-    rcu_init();
-    rcu_register_thread();
     guard_install();
     Suite *suite = suite_create("workers");
     TCase *cases = tcase_create("promises");
@@ -378,11 +376,5 @@ int main(void)
     tcase_add_test(cases, the_death_of_a_process_is_seen_and_what_it_wrote_is_read);
     tcase_add_test(cases, a_reused_pid_is_not_taken_for_the_worker);
     suite_add_tcase(suite, cases);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    rcu_unregister_thread();
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return suite_run(suite, CK_NOFORK);
 }
