@@ -6,15 +6,13 @@
  *   put        a record of 32 bytes into a lane, beside a memcpy of it
  *   attach     making, mapping and announcing a segment
  *   load       the real aggregator with 1,000 attached workers at 100 Hz each: CPU, resident memory
- *   recovery   the aggregator is killed under that, and a new one started: until it answers, and has all
- * 1,000
+ *   recovery   the aggregator is killed under that, and a new one started: until it answers and has all
  *
  * What a merged sample costs is bench/drain's. The workers of `load` are segments that a few processes own
  * and write to as samplers do: an action of ten samples at a time, of one of 256 stacks, 32 frames deep. The
  * CPU of the aggregator is read from its schedstat, from outside, after the first seconds. Prints `ok` or
  * `MISSED` behind each bar; status 1 if one was missed.
  */
-#include <check.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <libgen.h>
@@ -26,6 +24,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "tests/unit/no_check.h"
 #include "tests/unit/synthetic.h"
 
 enum {
@@ -133,11 +132,7 @@ static void define(struct synthetic *s, uint32_t stack[STACKS])
 {
     synthetic_type(s, 0, "(other)");
     synthetic_type(s, 1, "/cart");
-    uint32_t trunk = 0;
-    for (int i = 0; i < DEPTH - 1; i++)
-        trunk = synthetic_node(s, trunk, "app/frame.py", "call", (uint32_t)i + 1);
-    for (int i = 0; i < STACKS; i++)
-        stack[i] = synthetic_node(s, trunk, "app/leaf.py", "work", (uint32_t)i + 1);
+    synthetic_stacks(s, DEPTH, STACKS, stack);
 }
 
 /* One action of ten samples; what finds no room is counted by the lane. */
@@ -372,47 +367,25 @@ static bool wanted(int argc, char **argv, int first, const char *what)
     return first >= argc;
 }
 
-static int arguments, first_part = 1;
-static char **argument;
-
-/* The synthetic workers check themselves with Check's macros, which need a test that runs. */
-START_TEST(shm)
-{
-    if (wanted(arguments, argument, first_part, "put"))
-        bench_put();
-    if (wanted(arguments, argument, first_part, "attach"))
-        bench_attach();
-    bool load = wanted(arguments, argument, first_part, "load");
-    bool recovery = wanted(arguments, argument, first_part, "recovery");
-    if (load || recovery)
-        bench_service(load, recovery);
-}
-END_TEST
-
 int main(int argc, char **argv)
 {
-    arguments = argc;
-    argument = argv;
-    for (; first_part + 1 < argc && argv[first_part][0] == '-'; first_part += 2) {
-        if (strcmp(argv[first_part], "--seconds") == 0)
-            seconds = atof(argv[first_part + 1]);
-        else if (strcmp(argv[first_part], "--workers") == 0)
-            workers = atoi(argv[first_part + 1]);
+    int first = 1;
+    for (; first + 1 < argc && argv[first][0] == '-'; first += 2) {
+        if (strcmp(argv[first], "--seconds") == 0)
+            seconds = atof(argv[first + 1]);
+        else if (strcmp(argv[first], "--workers") == 0)
+            workers = atoi(argv[first + 1]);
     }
     if (seconds <= 0 || workers < WRITERS || workers > WORKERS_MOST) {
         fprintf(stderr, "usage: shm [--seconds N] [--workers N] [put|attach|load|recovery...]\n");
         return 2;
     }
-    Suite *suite = suite_create("shm");
-    TCase *cases = tcase_create("cost");
-    tcase_add_test(cases, shm);
-    suite_add_tcase(suite, cases);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);
-    srunner_run_all(runner, CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    if (failed != 0)
-        srunner_print(runner, CK_NORMAL);
-    srunner_free(runner);
-    return failed == 0 && !missed ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (wanted(argc, argv, first, "put"))
+        bench_put();
+    if (wanted(argc, argv, first, "attach"))
+        bench_attach();
+    bool load = wanted(argc, argv, first, "load"), recovery = wanted(argc, argv, first, "recovery");
+    if (load || recovery)
+        bench_service(load, recovery);
+    return missed ? EXIT_FAILURE : EXIT_SUCCESS;
 }

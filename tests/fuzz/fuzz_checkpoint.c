@@ -22,7 +22,7 @@
 #include "aggregator/log.h"
 #include "aggregator/pool.h"
 #include "aggregator/store.h"
-#include "tests/fuzz/no_check.h"
+#include "tests/unit/no_check.h"
 #include "tests/unit/synthetic.h"
 
 enum file { FILE_CHAIN, FILE_NAMES, FILE_WINDOW, FILE_RAW, FILES };

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "aggregator/config.h"
-#include "tests/fuzz/no_check.h"
+#include "tests/unit/no_check.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

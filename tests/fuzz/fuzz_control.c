@@ -16,7 +16,7 @@
 #include "aggregator/destination/destination.h"
 #include "aggregator/log.h"
 #include "aggregator/service.h"
-#include "tests/fuzz/no_check.h"
+#include "tests/unit/no_check.h"
 #include "tests/unit/synthetic.h"
 
 enum {

@@ -20,7 +20,7 @@
 #include "aggregator/guard.h"
 #include "aggregator/log.h"
 #include "aggregator/pool.h"
-#include "tests/fuzz/no_check.h"
+#include "tests/unit/no_check.h"
 #include "tests/unit/synthetic.h"
 
 enum {

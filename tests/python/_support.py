@@ -19,6 +19,19 @@ PYTHON_DIR = os.path.dirname(PACKAGE)
 SITE = os.path.join(PACKAGE, '_site')
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.path.join(os.path.dirname(PYTHON_DIR), 'bin')
+# For scripts that import profilomatic and time.
+ADMITTED = """
+    def admitted():
+        '''Wait until the aggregator admits actions.'''
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            with profilomatic.action('probe') as action:
+                pass
+            if action.profiled:
+                return True
+            time.sleep(0.02)
+        return False
+"""
 
 
 def environment(directory, profiled=True, extra_path=(), **more):

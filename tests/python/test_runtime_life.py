@@ -8,10 +8,12 @@ import tempfile
 import textwrap
 
 import pytest
-from _support import BIN, aggregator, environment, run
+from _support import ADMITTED, BIN, aggregator, environment, run
 
 # Every action is profiled; waits until the aggregator admits.
-START = """
+START = (
+    ADMITTED
+    + """
     import json, os, sys, threading, time
     import profilomatic
     from profilomatic._switch import _runtime
@@ -21,15 +23,6 @@ START = """
         until = time.thread_time() + seconds
         while time.thread_time() < until:
             sum(range(500))
-    def admitted():
-        until = time.monotonic() + 10
-        while time.monotonic() < until:
-            with profilomatic.action('probe') as action:
-                pass
-            if action.profiled:
-                return True
-            time.sleep(0.02)
-        return False
     def sampler_cpu():
         for task in os.listdir('/proc/self/task'):
             with open(f'/proc/self/task/{task}/comm') as file:
@@ -38,6 +31,7 @@ START = """
                         return int(file.read().split()[0]) / 1e9
         raise AssertionError('no sampler thread')
 """
+)
 
 
 @pytest.fixture

@@ -14,10 +14,12 @@ import textwrap
 import time
 
 import pytest
-from _support import BIN, aggregator, environment
+from _support import ADMITTED, BIN, aggregator, environment
 
 # Every action is profiled; nothing begins before the aggregator admits.
-START = """
+START = (
+    ADMITTED
+    + """
     import collections, hashlib, json, mmap, os, random, socket, sys, threading, time, zlib
     import profilomatic
     from profilomatic._switch import _runtime
@@ -29,16 +31,6 @@ START = """
         until = time.thread_time() + seconds
         while time.thread_time() < until:
             pass
-
-    def admitted():
-        until = time.monotonic() + 20
-        while time.monotonic() < until:
-            with profilomatic.action('probe') as action:
-                pass
-            if action.profiled:
-                return True
-            time.sleep(0.02)
-        return False
 
     def together(*calls):
         '''Each call on a thread of its own, begun when all are there.'''
@@ -66,6 +58,7 @@ START = """
 
     assert admitted()
 """
+)
 
 
 @pytest.fixture

@@ -106,6 +106,16 @@ static inline uint32_t synthetic_node(struct synthetic *s, uint32_t parent, cons
     return ++s->nodes;
 }
 
+/** `count` stacks, `depth` frames deep, that differ in their leaf. */
+static inline void synthetic_stacks(struct synthetic *s, int depth, int count, uint32_t *stack)
+{
+    uint32_t trunk = 0;
+    for (int i = 0; i < depth - 1; i++)
+        trunk = synthetic_node(s, trunk, "app/frame.py", "call", (uint32_t)i + 1);
+    for (int i = 0; i < count; i++)
+        stack[i] = synthetic_node(s, trunk, "app/leaf.py", "work", (uint32_t)i + 1);
+}
+
 static inline uint64_t synthetic_begin(struct synthetic *s, uint32_t type, uint64_t parent, double p)
 {
     struct record_begin begin = {

@@ -34,6 +34,14 @@ enum {
     SCENARIO_CAP = 7,
 };
 
+static inline void *scenario_new(size_t bytes)
+{
+    void *shared = calloc(1, bytes);
+    if (shared == NULL)
+        abort();
+    return shared;
+}
+
 static inline void scenario_start(pthread_t *thread, void *(*work)(void *), void *context)
 {
     if (pthread_create(thread, NULL, work, context) != 0)
@@ -76,9 +84,7 @@ static inline void *scenario_produce(void *context)
 /* As workers.c does: the tail first, then how far the definitions go, then both up to there. */
 static inline unsigned scenario_lane(void)
 {
-    struct scenario_segment *segment = calloc(1, sizeof *segment);
-    if (segment == NULL)
-        abort();
+    struct scenario_segment *segment = scenario_new(sizeof *segment);
     pthread_t producer;
     scenario_start(&producer, scenario_produce, segment);
     unsigned wrong = 0;
@@ -129,9 +135,7 @@ static inline void *scenario_take(void *context)
 
 static inline unsigned scenario_budget(void)
 {
-    struct scenario_budget *shared = calloc(1, sizeof *shared);
-    if (shared == NULL)
-        abort();
+    struct scenario_budget *shared = scenario_new(sizeof *shared);
     pthread_t worker[3];
     for (int i = 0; i < 3; i++)
         scenario_start(&worker[i], scenario_take, shared);
@@ -171,9 +175,7 @@ static inline void *scenario_publish_rates(void *context)
 
 static inline unsigned scenario_rates(void)
 {
-    struct scenario_rates *shared = calloc(1, sizeof *shared);
-    if (shared == NULL)
-        abort();
+    struct scenario_rates *shared = scenario_new(sizeof *shared);
     pthread_t writer;
     scenario_start(&writer, scenario_publish_rates, shared);
     unsigned wrong = 0;
@@ -230,8 +232,8 @@ static inline void scenario_ignore(uint64_t id, void *context)
 
 static inline unsigned scenario_windows(void)
 {
-    struct scenario_windows *shared = calloc(1, sizeof *shared);
-    if (shared == NULL || names_open(&shared->names, 4096, 1 << 20, "type-0") != 0)
+    struct scenario_windows *shared = scenario_new(sizeof *shared);
+    if (names_open(&shared->names, 4096, 1 << 20, "type-0") != 0)
         abort();
     pthread_t reader[2];
     for (int i = 0; i < 2; i++)

@@ -1,9 +1,10 @@
 /*
- * The synthetic worker (tests/unit/synthetic.h) checks itself with Check's macros. Here is no test that runs,
- * so Check's library is not linked: what does not hold ends the program. Included once, by a fuzz target.
+ * The synthetic worker (tests/unit/synthetic.h) checks itself with Check's macros. Where no test runs, in
+ * fuzz targets and benchmarks, Check's library is not linked: what does not hold ends the program. Included
+ * once.
  */
-#ifndef TESTS_FUZZ_NO_CHECK_H
-#define TESTS_FUZZ_NO_CHECK_H
+#ifndef TESTS_NO_CHECK_H
+#define TESTS_NO_CHECK_H
 
 #include <check.h>
 #include <stdio.h>
