@@ -329,6 +329,25 @@ static PyType_Spec spec = {
     .slots = slots_of_type,
 };
 
+PyObject *action_current_method(PyObject *module, PyObject *unused)
+{
+    struct action_object *action = action_current(PyModule_GetState(module));
+    return Py_NewRef(action != NULL ? (PyObject *)action : Py_None);
+}
+
+PyObject *action_set_current_method(PyObject *module, PyObject *value)
+{
+    struct module_state *state = PyModule_GetState(module);
+    PyObject *former = NULL;
+    if (value != Py_None && Py_TYPE(value) != state->action_type)
+        return PyErr_Format(PyExc_TypeError, "set_current takes an Action or None, not %.100s",
+                            Py_TYPE(value)->tp_name);
+    if (PyContextVar_Get(state->current, NULL, &former) != 0)
+        return NULL;
+    set_current(state, value);
+    return former != NULL ? former : Py_NewRef(Py_None);
+}
+
 int action_add_type(PyObject *module, struct module_state *state)
 {
     state->action_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, NULL);

@@ -284,6 +284,12 @@ static PyMethodDef functions[] = {
     {"status", status, METH_NOARGS, "status()\n--\n\nThis process's own view, as a dict (CPU in seconds)."},
     {"current_task_uuid", current_task_uuid, METH_NOARGS,
      "current_task_uuid()\n--\n\nThe task uuid of the action that this context is in, or None."},
+    {"current", action_current_method, METH_NOARGS,
+     "current()\n--\n\nThe innermost open action that this context is in, or None."},
+    {"set_current", action_set_current_method, METH_O,
+     "set_current(action)\n--\n\nMake an action (or None) this context's current one, without beginning or "
+     "ending any.\n\nReturns the former one, to be put back: what runs only now and then (a generator) is so "
+     "taken up and left."},
     {"wrap", KEYWORDS(wsgi_wrap),
      "wrap(app, name=None)\n--\n\nA WSGI application that makes each request an action and calls "
      "`app`.\n\nThe action type is "

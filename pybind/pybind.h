@@ -72,6 +72,10 @@ PyObject *action_object_uuid(struct action_object *self);
 /** The live current action of this context, borrowed, or NULL. Never raises. */
 struct action_object *action_current(struct module_state *state);
 
+/** current() and set_current(action). */
+PyObject *action_current_method(PyObject *module, PyObject *unused);
+PyObject *action_set_current_method(PyObject *module, PyObject *value);
+
 /** Attach this process if need be, and tell this interpreter's on_attach of it, once. True if attached. */
 bool module_attach(struct module_state *state);
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, Optional, Union
 
 from . import wsgi
-from ._action import Action, action
+from ._action import Action, action, profiled
 from ._switch import _runtime, switch
 from .destinations import (
     FileDestination,
@@ -101,6 +101,7 @@ __all__ = [
     'file_destination',
     'implementation',
     'no_flush_destination',
+    'profiled',
     'remove_destination',
     'status',
     'wsgi',

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any, Callable, List, Optional, TypeVar
+from typing import Any, Callable, List, Optional, TypeVar, Union, overload
 
+from ._guard import failed
 from ._switch import _runtime
 
 _F = TypeVar('_F', bound=Callable[..., Any])
 
 
-class _Nothing:
-    """Stands for a native action where there is no extension."""
+class Nothing:
+    """Stands for an action where none could be begun."""
 
     task_uuid: Optional[str] = None
     profiled = False
@@ -23,6 +23,19 @@ class _Nothing:
         pass
 
 
+def begin(name: str, task_uuid: Optional[str]) -> Any:
+    """A begun action of the runtime. Never raises for reasons of its own."""
+    if _runtime is None:
+        return Nothing()
+    try:
+        handle = _runtime.Action(name, task_uuid)
+        handle.begin()
+        return handle
+    except Exception as error:
+        failed('the begin of an action', error)
+        return Nothing()
+
+
 class Action:
     """A context manager and decorator; get one from `action`. Each entry is an action of its own."""
 
@@ -31,11 +44,13 @@ class Action:
     def __init__(self, name: str, task_uuid: Optional[str] = None, **fields: Any) -> None:
         if not isinstance(name, str):
             raise TypeError('the name of an action must be a string, not %r' % (name,))
+        if task_uuid is not None and not isinstance(task_uuid, str):
+            raise TypeError('a task UUID must be a string or None, not %r' % (task_uuid,))
         self.name = name
         self.fields = fields
         self._task_uuid = task_uuid
         self._open: List[Any] = []
-        self._last: Any = _Nothing()
+        self._last: Any = Nothing()
 
     @property
     def task_uuid(self) -> Optional[str]:
@@ -48,41 +63,58 @@ class Action:
         return bool((self._open[-1] if self._open else self._last).profiled)
 
     def __enter__(self) -> Action:
-        handle = _Nothing() if _runtime is None else _runtime.Action(self.name, self._task_uuid)
-        handle.begin()
-        self._open.append(handle)
+        self._open.append(begin(self.name, self._task_uuid))
         return self
 
     def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
-        self._last = self._open.pop()
-        self._last.end(error=kind is not None)
+        try:
+            self._last = self._take()
+            self._last.end(error=kind is not None)
+        except Exception as error:
+            failed('the end of an action', error)
+
+    def _take(self) -> Any:
+        """The entry that ends now. Several threads or tasks may have entered one object: it is the current one's."""
+        if len(self._open) > 1 and _runtime is not None:
+            current = _runtime.current()
+            for handle in reversed(self._open):
+                if handle is current:
+                    self._open.remove(handle)
+                    return handle
+        return self._open.pop()
 
     def __call__(self, function: _F) -> _F:
-        """Every call of `function`, or every run of the coroutine it returns, becomes an action."""
-        import inspect
+        """Every call of `function` becomes an action; see `profiled`."""
+        from . import _forms
 
-        wrapped: Any
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def wrapped(*args: Any, **kwargs: Any) -> Any:
-                with Action(self.name, self._task_uuid, **self.fields):
-                    return await function(*args, **kwargs)
-
-        else:
-
-            @functools.wraps(function)
-            def wrapped(*args: Any, **kwargs: Any) -> Any:
-                with Action(self.name, self._task_uuid, **self.fields):
-                    return function(*args, **kwargs)
-
-        return wrapped  # type: ignore[no-any-return]
+        return _forms.decorate(function, self.name, self._task_uuid)
 
 
 def action(name: str, task_uuid: Optional[str] = None, **fields: Any) -> Action:
-    """``with profilomatic.action('report:build', customer=7): ...`` — or as a decorator.
+    """``with profilomatic.action('report:build', customer=7): ...`` — or as a decorator, as `profiled` is.
 
     An action inside another follows its decision whether to be profiled. `task_uuid` joins it to a log; by
     default it is the enclosing action's, or a new one. `fields` are kept on the object.
     """
     return Action(name, task_uuid, **fields)
+
+
+@overload
+def profiled(name: _F) -> _F: ...
+@overload
+def profiled(name: Optional[str] = None) -> Callable[[_F], _F]: ...
+def profiled(name: Union[str, Callable[..., Any], None] = None) -> Any:
+    """``@profilomatic.profiled('report:build')``: every call of the function becomes an action of that name.
+
+    Without a name it is the function's own, with its module. The function may be a plain one, a generator, an
+    async one or an async generator (also as static or class method), and what it is, it stays: its name, signature
+    and attributes are kept. The action of a coroutine lasts while it is awaited; that of a generator from its first
+    step to its end, and between the steps whoever iterates is not inside it.
+    """
+    from . import _forms
+
+    if name is not None and not isinstance(name, str):
+        if not (callable(name) or isinstance(name, (classmethod, staticmethod))):
+            raise TypeError('the name of an action must be a string, not %r' % (name,))
+        return _forms.decorate(name, None)
+    return lambda function: _forms.decorate(function, name)

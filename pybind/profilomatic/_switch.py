@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional
 
 from . import requests
+from ._guard import failures
 from ._tell import tell, tell_tree
 from .settings import Settings
 
@@ -139,6 +140,7 @@ class Switch:
             'aggregator': None,
             'pools': [],
             'process': {},
+            'hook_failures': dict(failures),
         }
         if self.delivery is not None:
             known['delivery'] = self.delivery.status()

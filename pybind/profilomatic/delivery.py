@@ -19,6 +19,7 @@ from .control import Connection
 
 PUMP_SECONDS = 0.001
 FLUSH_SECONDS = 2.0
+_STOP_SECONDS = 2.0  # how long a thread that was told to stop is waited for before another one is started
 _CONNECT_SECONDS = 0.3  # how long a flush waits for an aggregator that was never there
 # Pause before the next attempt to connect, by the number of failed ones. An aggregator that is just being
 # started should be found before it has drained the first action.
@@ -87,8 +88,16 @@ class Delivery:
             self._wake.set()
         elif not threads_run():
             self._set_pump(self.pump)
-        elif self._thread is None or not self._thread.is_alive():
-            self._wake.clear()
+        else:
+            self._start()
+
+    def _start(self) -> None:
+        thread = self._thread
+        if thread is not None and self._wake.is_set() and thread is not threading.current_thread():
+            # It was told to stop, and does so within half a second, unless a destination keeps it: then it stays.
+            thread.join(_STOP_SECONDS)
+        self._wake.clear()
+        if thread is None or not thread.is_alive():
             self._thread = threading.Thread(target=self._serve, name='pom-deliver', daemon=True)
             self._thread.start()
 

@@ -14,26 +14,7 @@ from wsgiref.validate import validator
 import profilomatic
 import pytest
 
-
-@pytest.fixture(scope='module', autouse=True)
-def messages():
-    """Every action is profiled (no cap) and its message arrives in this list."""
-    with tempfile.TemporaryDirectory(prefix='pom-test-', dir='/dev/shm') as directory:
-        os.environ['PROFILOMATIC_DIR'] = directory
-        os.environ.pop('PROFILOMATIC_RUN', None)
-        received = []
-        profilomatic.configure(max_actions_per_run=0, max_overhead=0.5, source_name='tests')
-        profilomatic.add_destination(received.append)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with profilomatic.action('probe') as action:
-                pass
-            if action.profiled:
-                break
-            time.sleep(0.05)
-        assert action.profiled, profilomatic.status()
-        yield received
-        profilomatic.remove_destination(received.append)
+pytestmark = pytest.mark.usefixtures('messages')
 
 
 def arrived(messages, task_uuid, seconds=5):

@@ -478,6 +478,20 @@ def test_callables_get_each_action_once_and_in_order(delivery):
     control.close()
 
 
+def test_a_destination_that_comes_back_at_once_is_served_again(delivery):
+    control = Control(delivery.directory)
+    delivery.start_or_stop()
+    assert delivery.flush()
+    served, delivery.served = delivery.served, []
+    delivery.start_or_stop()
+    delivery.served = served
+    delivery.start_or_stop()
+    control.pending = [action(1)]
+    assert delivery.flush()
+    assert delivery.received == [action(1)]
+    control.close()
+
+
 def test_a_failing_destination_is_told_once_counted_and_does_not_stop_the_others(delivery, capfd):
     def broken(message):
         raise RuntimeError('disk is full')
