@@ -10,6 +10,7 @@
 #include <urcu.h>
 
 #include "aggregator/destination/destination.h"
+#include "aggregator/encode/budget_json.h"
 #include "aggregator/encode/report.h"
 #include "aggregator/guests.h"
 #include "aggregator/log.h"
@@ -20,6 +21,7 @@
 
 enum {
     SYNC_MS = 2000,
+    DECISIONS = 20, /* shown by status, of the newest */
 };
 
 void answers_thread_begin(void *context)
@@ -141,22 +143,24 @@ static json_t *worker_json(const struct worker *worker, uint64_t now)
     uint32_t hex = worker->header.python_hexversion;
     snprintf(python, sizeof python, "%u.%u.%u", hex >> 24, hex >> 16 & 255, hex >> 8 & 255);
     const struct taken_page *page = &worker->taken.page;
-    return json_pack("{s:i,s:s,s:f,s:I,s:I,s:I,s:f,s:f,s:b,s:b,s:b}", "pid", (int)worker->header.pid,
+    uint64_t ours = page->sampler_cpu_ns + page->hook_cpu_ns;
+    uint64_t before = worker->header.created_process_cpu_ns;
+    uint64_t used = worker->cpu_ns > before ? worker->cpu_ns - before : 0;
+    return json_pack("{s:i,s:s,s:f,s:I,s:I,s:I,s:f,s:f,s:f,s:b,s:b,s:b}", "pid", (int)worker->header.pid,
                      "python", python, "attached_seconds", (double)(now - worker->attached_ns) / 1e9,
                      "samples", (json_int_t)worker->samples, "dropped", (json_int_t)worker->dropped,
                      "admitted", (json_int_t)page->admitted, "sampler_cpu",
-                     (double)page->sampler_cpu_ns / 1e9, "hook_cpu", (double)page->hook_cpu_ns / 1e9, "alive",
-                     !worker->dead, "quarantined", worker->quarantined, "foreign", worker->foreign);
+                     (double)page->sampler_cpu_ns / 1e9, "hook_cpu", (double)page->hook_cpu_ns / 1e9,
+                     "worker_cpu", used > ours ? (double)(used - ours) / 1e9 : 0.0, "alive", !worker->dead,
+                     "quarantined", worker->quarantined, "foreign", worker->foreign);
 }
 
 static json_t *limits_json(const struct pool *pool)
 {
-    static const char *const granularity[] = {"file", "method", "line"};
-    return json_pack("{s:f,s:s,s:I,s:b,s:b,s:f,s:s}", "interval", (double)pool->limits.interval_ns / 1e9,
-                     "granularity", granularity[pool->limits.granularity], "cap",
-                     (json_int_t)pool->limits.cap, "paused", pool->limits.paused, "passthrough",
-                     pool->limits.passthrough, "max_overhead", pool->asked.max_overhead, "scope",
-                     pool->process_scope ? "process" : "actions");
+    json_t *json = budget_limits_json(&pool->limits);
+    json_object_set_new(json, "max_overhead", json_real(pool->asked.max_overhead));
+    json_object_set_new(json, "scope", json_string(pool->process_scope ? "process" : "actions"));
+    return json;
 }
 
 static json_t *notes_json(const struct pool *pool)
@@ -211,7 +215,7 @@ static void add_totals(json_t *json, const struct pool *pool)
     json_decref(report);
 }
 
-static json_t *pool_json(const struct pool *pool, uint64_t now)
+static json_t *pool_json(const struct pool *pool, uint64_t now, bool history)
 {
     json_t *workers = json_array();
     for (const struct worker *worker = pool->workers; worker != NULL; worker = worker->next)
@@ -225,20 +229,31 @@ static json_t *pool_json(const struct pool *pool, uint64_t now)
     json_object_set_new(json, "overhead_10s", json_real(budget_overhead(&pool->budget_state)));
     json_object_set_new(json, "work", json_real(pool->budget_state.work));
     json_object_set_new(json, "checkpoint_bytes", json_integer((json_int_t)pool->checkpoint_bytes));
+    json_object_set_new(json, "decisions",
+                        budget_decisions_json(&pool->history, 0, history ? HISTORY_DECISIONS : DECISIONS));
+    if (history)
+        json_object_set_new(json, "history", budget_history_json(&pool->history));
     add_totals(json, pool);
     return json;
 }
 
+/* What is asked for, and the answer. */
+struct status {
+    bool history;
+    json_t *json;
+};
+
 static void make_status(struct service *service, void *context)
 {
-    json_t **out = context, *pools = json_array();
+    struct status *status = context;
+    json_t *pools = json_array();
     service_cut(service);
     uint64_t now = clock_monotonic_ns();
     for (unsigned i = 0; i < service->pools; i++)
-        json_array_append_new(pools, pool_json(service->pool[i], now));
-    *out = json_pack("{s:{s:i,s:s,s:f,s:f},s:o}", "aggregator", "pid", (int)getpid(), "version",
-                     SERVICE_VERSION, "uptime_seconds", (double)(now - service->started_ns) / 1e9, "cpu",
-                     (double)service->cpu_ns / 1e9, "pools", pools);
+        json_array_append_new(pools, pool_json(service->pool[i], now, status->history));
+    status->json = json_pack("{s:{s:i,s:s,s:f,s:f},s:o}", "aggregator", "pid", (int)getpid(), "version",
+                             SERVICE_VERSION, "uptime_seconds", (double)(now - service->started_ns) / 1e9,
+                             "cpu", (double)service->cpu_ns / 1e9, "pools", pools);
 }
 
 static void stop(struct service *service, void *context)
@@ -265,10 +280,10 @@ char *answers_answer(const json_t *request, void *context)
     if (verb != NULL && strcmp(verb, "report") == 0)
         return text_of(report_answer(service, request));
     if (verb != NULL && strcmp(verb, "status") == 0) {
-        json_t *status = NULL;
-        if (!service_call(service, make_status, &status) || status == NULL)
-            status = error_json("the aggregator is too busy to answer%s; try again", "");
-        return text_of(status);
+        struct status status = {.history = json_is_true(json_object_get(request, "history"))};
+        if (!service_call(service, make_status, &status) || status.json == NULL)
+            status.json = error_json("the aggregator is too busy to answer%s; try again", "");
+        return text_of(status.json);
     }
     if (verb != NULL && strcmp(verb, SUCCESSION_VERB) == 0)
         return text_of(give_way_answer(service));

@@ -23,6 +23,23 @@
 #define TICK_CPU 30e-6    /* s: what a tick and a profiled action are taken to cost before any was seen */
 #define ACTION_CPU 100e-6
 
+const char *budget_reason_text(enum budget_reason reason)
+{
+    static const char *const text[BUDGET_REASONS] = {
+        [BUDGET_STARTING] = "too early to judge by what was measured",
+        [BUDGET_FITS] = "all that is asked for fits",
+        [BUDGET_FULL] = "as much as fits into the budget",
+        [BUDGET_TOO_DEAR] = "less: what it cost would not fit into the budget",
+        [BUDGET_SPIKE] = "held back for a load as dear as one of late",
+        [BUDGET_ROOM] = "more: there is room in the budget",
+        [BUDGET_IDLE] = "idle, held ready for a return of the load",
+        [BUDGET_SPENT] = "paused: not one profiled action fits into the budget",
+        [BUDGET_HOOKS_ALONE] = "actions let through uncounted: counting alone passed the budget",
+        [BUDGET_TAKEN_OVER] = "as the aggregator before this one left them",
+    };
+    return text[reason < BUDGET_REASONS ? reason : BUDGET_STARTING];
+}
+
 static double cost_of(const struct budget_measure *m)
 {
     return m->sampler_cpu + m->hook_cpu + m->aggregator_cpu;
@@ -229,6 +246,7 @@ static double least_work(const struct budget_asked *asked, const struct budget_m
 
 static void set_work(struct budget_state *state, double can, double least)
 {
+    double before = state->work;
     if (can < state->work) {
         state->work = can < least ? 0 : can;
     } else if (state->work <= 0) {
@@ -238,6 +256,11 @@ static void set_work(struct budget_state *state, double can, double least)
     } else if (can > CLEAR_ROOM * state->work) {
         state->work = fmin(fmin(state->work * RAISE, can), 1.0);
     }
+    state->reason = state->work <= 0       ? BUDGET_SPENT
+                    : state->work < before ? BUDGET_TOO_DEAR
+                    : state->work > before ? BUDGET_ROOM
+                    : state->work < 1      ? BUDGET_FULL
+                                           : BUDGET_FITS;
 }
 
 static void decide(struct budget_state *state, const struct budget_asked *asked,
@@ -251,8 +274,12 @@ static void decide(struct budget_state *state, const struct budget_asked *asked,
     } else if (measure->demand < 1 && !profiled) {
         /* Idle: nothing is spent, so it may be held ready at once. */
         state->work = ready < least ? 0 : fmin(ready, 1.0);
+        state->reason = state->work <= 0 ? BUDGET_SPENT : state->work < 1 ? BUDGET_IDLE : BUDGET_FITS;
     } else if (profiled || state->work <= 0) {
-        set_work(state, fmin(affordable_now(state, asked), fmax(ready, GUARD_LEAST)), least);
+        double affords = affordable_now(state, asked), guarded = fmax(ready, GUARD_LEAST);
+        set_work(state, fmin(affords, guarded), least);
+        if (guarded < affords && (state->reason == BUDGET_TOO_DEAR || state->reason == BUDGET_FULL))
+            state->reason = BUDGET_SPIKE;
     }
 }
 
@@ -362,6 +389,7 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
         .passthrough = pass_through(state, asked, measure),
     };
     limits->paused = state->work <= 0 || limits->passthrough;
+    limits->reason = limits->passthrough ? BUDGET_HOOKS_ALONE : state->reason;
     if (fewer < 1.0) {
         double most = asked->cap != 0 ? asked->cap : fmax(measure->demand, 1);
         limits->cap = (uint32_t)fmax(1, floor(most * fewer));

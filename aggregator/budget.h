@@ -48,11 +48,27 @@ struct budget_measure {
     double admitted;   /* of these, profiled */
 };
 
+/** Why the limits are what they are. */
+enum budget_reason {
+    BUDGET_STARTING,    /* it is too early to judge by what was measured */
+    BUDGET_FITS,        /* all that is asked for fits into the budget */
+    BUDGET_FULL,        /* as much as fits */
+    BUDGET_TOO_DEAR,    /* less than before: what it would cost does not fit */
+    BUDGET_SPIKE,       /* held back for a load as dear as one of late */
+    BUDGET_ROOM,        /* more than before: there is room */
+    BUDGET_IDLE,        /* idle, and held ready for a return of the load */
+    BUDGET_SPENT,       /* paused: not one profiled action fits */
+    BUDGET_HOOKS_ALONE, /* let through uncounted: counting alone passed the bound */
+    BUDGET_TAKEN_OVER,  /* as an aggregator before this one left them */
+    BUDGET_REASONS,
+};
+
 struct budget_limits {
     uint64_t interval_ns;
     uint32_t granularity;
     uint32_t cap;
     bool paused, passthrough;
+    enum budget_reason reason;
 };
 
 struct budget_state {
@@ -69,12 +85,16 @@ struct budget_state {
     double each_action_cpu;    /* what one profiled action costs hooks and aggregator */
     uint32_t granularity;      /* in force */
     uint32_t paused_for, over_for, pass_for, pass_hold; /* cycles */
+    enum budget_reason reason;
     bool started;
 };
 
 /** Begin with the work that such limits stand for: another controller had set them. */
 void budget_resume(struct budget_state *state, const struct budget_asked *asked, uint64_t interval_ns,
                    uint32_t granularity);
+
+/** The reason in words, for people. */
+const char *budget_reason_text(enum budget_reason reason);
 
 /** Overhead over the trailing window, ratio. */
 double budget_overhead(const struct budget_state *state);

@@ -6,6 +6,7 @@
 
 #include "aggregator/control.h"
 #include "aggregator/destination/destination.h"
+#include "aggregator/encode/budget_json.h"
 #include "aggregator/encode/classic.h"
 #include "shm/testpoint.h"
 
@@ -63,4 +64,10 @@ void deliver_window(const struct pool *pool, const struct window *window)
             put_to_all(pool, line, true);
         free(line);
     }
+    char *status = wanted ? budget_message(pool->source, window, pool->asked.max_overhead, &pool->limits,
+                                           &pool->history, pool->decisions_told)
+                          : NULL;
+    if (status != NULL)
+        put_to_all(pool, status, true);
+    free(status);
 }

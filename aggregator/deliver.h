@@ -12,7 +12,8 @@
 /** merge.h's on_root: `context` is the pool. */
 void deliver_root(const struct merge *merge, uint32_t root, void *context);
 
-/** A window was closed (rescaled): its merged profiles, for destinations with `profiles`. */
+/** A window was closed (rescaled): its merged profiles, and what was spent and decided
+ * since the last one, for destinations with `profiles`. */
 void deliver_window(const struct pool *pool, const struct window *window);
 
 #endif

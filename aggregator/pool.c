@@ -189,6 +189,7 @@ static void close_window(struct pool *pool, uint64_t now_ns)
         return;
     }
     deliver_window(pool, pool->merge.open);
+    pool->decisions_told = pool->history.decisions;
     pool->merge.open = fresh;
     memset(&pool->cycle_base, 0, sizeof pool->cycle_base);
     pool->own_cpu_ns = 0;

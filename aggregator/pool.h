@@ -15,6 +15,7 @@
 #include "aggregator/admission.h"
 #include "aggregator/budget.h"
 #include "aggregator/config.h"
+#include "aggregator/history.h"
 #include "aggregator/merge.h"
 #include "aggregator/pages.h"
 #include "aggregator/requests.h"
@@ -77,6 +78,8 @@ struct pool {
     bool process_scope;
     struct budget_state budget_state;
     struct budget_limits limits;
+    struct history history;
+    uint64_t decisions_told; /* how many of its decisions stand in messages of kind "status" */
     struct admission admission;
     struct rates published; /* what stands in the rates file */
     bool told;              /* it does stand there */

@@ -48,6 +48,7 @@ static bool take_over_limits(struct pool *pool)
         .interval_ns = rates.interval_ns,
         .granularity = rates.granularity,
         .cap = rates.cap,
+        .reason = BUDGET_TAKEN_OVER,
     };
     publish_rates(pool, rates.probability);
     return true;
@@ -129,7 +130,10 @@ void pool_limits_step(struct pool *pool, uint64_t now_ns)
     struct budget_measure cost = measure(pool, now_ns);
     pool->cycle_at_ns = now_ns;
     pool->cycle_base = pool->merge.open->sums;
+    struct budget_limits before = pool->limits;
     budget_step(&pool->budget_state, &pool->asked, &cost, &pool->limits);
+    history_note(&pool->history, &cost, &before, &pool->limits, budget_overhead(&pool->budget_state),
+                 clock_realtime_ns());
     uint32_t probability[STRATA];
     admission_step(&pool->admission, pool->seen, pool->limits.cap, probability);
     memset(pool->seen, 0, sizeof pool->seen);

@@ -9,6 +9,7 @@ enum {
     BAR = 20, /* characters of a full bar */
     SHOWN = 32,
     FEW_SAMPLES = 3, /* up to so many, a row says how many it rests on */
+    DECISIONS = 5,   /* of the budget, the newest */
 };
 
 #define LEAST_SHARE 0.0005
@@ -266,6 +267,79 @@ static void print_limits(FILE *out, const json_t *limits)
             json_is_true(json_object_get(limits, "paused")) ? "; PAUSED: the budget is spent" : "",
             json_is_true(json_object_get(limits, "passthrough")) ? "; hooks switched off: the budget is spent"
                                                                  : "");
+    if (*text(limits, "reason") != '\0')
+        fprintf(out, "  the limits are so because: %s\n", text(limits, "reason"));
+}
+
+/* "2025-01-01T12:00:00.123456Z" -> "12:00:00" */
+static void print_time_of_day(FILE *out, const char *instant)
+{
+    char shown[9];
+    const char *time = strchr(instant, 'T');
+    snprintf(shown, sizeof shown, "%s", time == NULL ? "?" : time + 1);
+    print_name(out, shown);
+}
+
+/* One change of the limits: what is different now, and why. */
+static void print_decision(FILE *out, const json_t *decision)
+{
+    char a[SHOWN], b[SHOWN], c[SHOWN];
+    const json_t *from = json_object_get(decision, "from"), *to = json_object_get(decision, "to");
+    const struct {
+        const char *key, *on, *off;
+    } switches[] = {{"paused", ", paused", ", pause over"},
+                    {"passthrough", ", hooks switched off", ", hooks switched on"}};
+    fprintf(out, "  ");
+    print_time_of_day(out, text(decision, "time"));
+    fprintf(out, " at %s:", show_percent(number(decision, "overhead_10s"), a));
+    if (number(from, "interval") != number(to, "interval"))
+        fprintf(out, " interval %s -> %s", show_time(number(from, "interval"), b),
+                show_time(number(to, "interval"), c));
+    if (strcmp(text(from, "granularity"), text(to, "granularity")) != 0)
+        fprintf(out, " by %s", text(to, "granularity"));
+    if (number(from, "cap") != number(to, "cap"))
+        fprintf(out, " cap %.0f -> %.0f", number(from, "cap"), number(to, "cap"));
+    for (size_t i = 0; i < 2; i++)
+        if (json_is_true(json_object_get(from, switches[i].key)) !=
+            json_is_true(json_object_get(to, switches[i].key)))
+            fprintf(out, "%s",
+                    json_is_true(json_object_get(to, switches[i].key)) ? switches[i].on : switches[i].off);
+    fprintf(out, " (%s)\n", text(decision, "reason"));
+}
+
+static void print_decisions(FILE *out, const json_t *decisions, size_t most)
+{
+    size_t count = json_array_size(decisions);
+    if (count != 0)
+        fprintf(out, "  last decisions (UTC, after the overhead of 10 s):\n");
+    for (size_t i = count > most ? count - most : 0; i < count; i++)
+        print_decision(out, json_array_get(decisions, i));
+}
+
+static void print_history(FILE *out, const json_t *history)
+{
+    char a[SHOWN], b[SHOWN], c[SHOWN];
+    size_t count = json_array_size(json_object_get(history, "start"));
+    if (count != 0)
+        fprintf(out,
+                "  the last hour, 10 s a line (UTC): highest overhead, ours, the workers' CPU, interval, "
+                "actions begun/profiled\n");
+    for (size_t i = 0; i < count; i++) {
+        double ours = 0;
+        static const char *const parts[] = {"sampler_cpu", "hook_cpu", "aggregator_cpu"};
+        for (size_t p = 0; p < 3; p++)
+            ours += json_number_value(json_array_get(json_object_get(history, parts[p]), i));
+        const json_t *start = json_array_get(json_object_get(history, "start"), i);
+        const char *instant = json_string_value(start);
+        fprintf(out, "  ");
+        print_time_of_day(out, instant == NULL ? "" : instant);
+#define AT(key) json_number_value(json_array_get(json_object_get(history, key), i))
+        fprintf(out, " %8s %8s", show_percent(AT("overhead_10s"), a), show_time(ours, b));
+        fprintf(out, " %8s", show_time(AT("worker_cpu"), b));
+        fprintf(out, " %8s %.0f/%.0f%s\n", show_time(AT("interval"), c), AT("actions"), AT("admitted"),
+                AT("paused") > 0 ? " paused" : "");
+#undef AT
+    }
 }
 
 static void print_destination(FILE *out, const json_t *destination)
@@ -298,6 +372,8 @@ static void print_pool(FILE *out, const json_t *pool)
             number_or_zero(pool, "dropped"), number_or_zero(pool, "quarantined"));
     print_overhead(out, json_object_get(pool, "overhead"), longest);
     print_limits(out, json_object_get(pool, "limits"));
+    print_decisions(out, json_object_get(pool, "decisions"), DECISIONS);
+    print_history(out, json_object_get(pool, "history"));
     json_array_foreach(workers, i, one)
     {
         fprintf(out, "  worker %.0f: Python ", number_or_zero(one, "pid"));

@@ -19,6 +19,7 @@ static void print_help(void)
            "  --directory DIR      the aggregator's runtime directory (default: PROFILOMATIC_DIR, "
            "/run/profilomatic or\n"
            "                       /dev/shm/profilomatic-UID)\n"
+           "  --history            with what the budget went into in the last hour\n"
            "  --json               print one line of JSON\n"
            "  --help               this text\n\n"
            "exit status: 0 the aggregator answers, 1 it does not, 2 usage, 3 no such pool\n");
@@ -42,11 +43,12 @@ int verb_status(int argc, char **argv)
 {
     static const struct option options[] = {{"source", required_argument, NULL, OPTION_SOURCE},
                                             {"directory", required_argument, NULL, OPTION_DIRECTORY},
+                                            {"history", no_argument, NULL, 'H'},
                                             {"json", no_argument, NULL, 'j'},
                                             {"help", no_argument, NULL, 'h'},
                                             {NULL, 0, NULL, 0}};
     struct selection selection = {0};
-    bool json = false;
+    bool json = false, history = false;
     int option;
     while ((option = getopt_long(argc, argv,
                                  ":"
@@ -60,6 +62,8 @@ int verb_status(int argc, char **argv)
             return option_error("status", option, argv, options);
         if (option == 'j')
             json = true;
+        else if (option == 'H')
+            history = true;
         else if (!selection_option(&selection, option, optarg))
             return usage_error("status");
     }
@@ -67,7 +71,7 @@ int verb_status(int argc, char **argv)
         complain("\"%s\": status takes no argument", argv[optind]);
         return usage_error("status");
     }
-    json_t *status = NULL, *request = json_pack("{s:s}", "verb", "status");
+    json_t *status = NULL, *request = json_pack("{s:s,s:b}", "verb", "status", "history", history);
     int rc = client_ask(selection.directory, request, &status);
     json_decref(request);
     if (rc != 0) {

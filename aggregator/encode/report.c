@@ -242,7 +242,7 @@ static json_t *denied_json(const uint64_t denied[DENIALS])
     return json;
 }
 
-static json_t *overhead_json(const struct window_sums *sums, double budget)
+json_t *report_overhead(const struct window_sums *sums, double budget)
 {
     double ours = seconds(sums->sampler_cpu_ns + sums->hook_cpu_ns + sums->aggregator_cpu_ns);
     double workers = seconds(sums->worker_cpu_ns), least = BUDGET_FLOOR * seconds(sums->attached_ns);
@@ -266,7 +266,7 @@ static void fill_head(json_t *report, const struct window *sum, const struct rep
                         json_pack("{s:o,s:o,s:f}", "start", instant_json(sum->start_real_ns), "end",
                                   instant_json(sum->end_real_ns), "seconds",
                                   seconds(sum->end_ns - sum->start_ns)));
-    json_object_set_new(report, "overhead", overhead_json(sums, facts->max_overhead));
+    json_object_set_new(report, "overhead", report_overhead(sums, facts->max_overhead));
     json_object_set_new(report, "actions_per_cycle",
                         json_pack("{s:I,s:f,s:I,s:I,s:I,s:o}", "cap", (json_int_t)facts->cap, "cycle_seconds",
                                   (double)facts->cycle_ms / 1e3, "admitted", (json_int_t)sums->admitted,

@@ -46,4 +46,7 @@ struct report_options {
 json_t *report_build(const struct merge *merge, const struct window_list *list,
                      const struct report_facts *facts, const struct report_options *options);
 
+/** {"ratio", "budget", "sampler_cpu", "hook_cpu", "aggregator_cpu", "worker_cpu", "attached_seconds"}. */
+json_t *report_overhead(const struct window_sums *sums, double budget);
+
 #endif

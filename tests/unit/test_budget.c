@@ -5,6 +5,7 @@
 
 #include "aggregator/admission.h"
 #include "aggregator/budget.h"
+#include "aggregator/history.h"
 #include "shm/rates.h"
 #include "tests/unit/suite.h"
 
@@ -60,7 +61,7 @@ static void play(const struct world *(*at)(int second), int seconds, struct budg
                  struct budget_limits *limits)
 {
     struct budget_state state = {0};
-    *limits = (struct budget_limits){asked.interval_ns, asked.granularity, asked.cap, false, false};
+    *limits = (struct budget_limits){asked.interval_ns, asked.granularity, asked.cap, false, false, 0};
     for (int i = 0; i < seconds; i++) {
         cycle[i] = live(at(i), limits);
         budget_step(&state, &asked, &cycle[i], limits);
@@ -110,7 +111,7 @@ START_TEST(profiled_actions_that_are_dear_themselves_are_held_below_the_bound_to
         struct world world = {0.003, 0.003, 0.003, 1.5, 4, cpu, 6000};
         struct budget_measure cycle[120];
         struct budget_state state = {0};
-        struct budget_limits limits = {uncapped.interval_ns, uncapped.granularity, 0, false, false};
+        struct budget_limits limits = {uncapped.interval_ns, uncapped.granularity, 0, false, false, 0};
         double admitted = 0;
         for (int i = 0; i < 120; i++) {
             cycle[i] = live(&world, &limits);
@@ -166,7 +167,7 @@ static const struct world *spike(int second)
 START_TEST(after_a_spike_it_recovers_by_steps_of_a_fifth)
 {
     struct budget_state state = {0};
-    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false};
+    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false, 0};
     uint64_t before = asked.interval_ns;
     for (int i = 0; i < 400; i++) {
         struct budget_measure cycle = live(spike(i), &limits);
@@ -278,7 +279,7 @@ START_TEST(whatever_the_load_does_no_window_passes_the_bound)
     struct budget_measure cycle[300];
     struct budget_state state = {0};
     want.cap = world->cap;
-    struct budget_limits limits = {want.interval_ns, want.granularity, want.cap, false, false};
+    struct budget_limits limits = {want.interval_ns, want.granularity, want.cap, false, false, 0};
     for (int i = 0; i < 300; i++) {
         cycle[i] = under_load(world, load_at(_i % 8, i), (unsigned)i, &limits);
         budget_step(&state, &want, &cycle[i], &limits);
@@ -292,7 +293,7 @@ START_TEST(a_load_that_stops_and_comes_back_finds_the_detail_it_had)
 {
     static const struct pool_world world = {"", 1.5, 0.009, 10e-6, 30e-6, 0.0004, 200, 10};
     struct budget_state state = {0};
-    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false};
+    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false, 0};
     for (int i = 0; i < 200; i++) {
         double load = i < 60 ? 1 : i < 65 ? 0 : i < 120 ? 1 : i < 160 ? 0.05 : 1;
         struct budget_measure cycle = under_load(&world, load, (unsigned)i, &limits);
@@ -312,7 +313,7 @@ START_TEST(a_pool_whose_fixed_cost_passes_the_bound_is_let_through_within_ten_se
     static const struct pool_world hog = {"", 1.5, 0.01, 40e-6, 20e-6, 0.0006, 1000, 10};
     struct budget_measure cycle[400];
     struct budget_state state = {0};
-    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false};
+    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false, 0};
     for (int i = 0; i < 400; i++) {
         cycle[i] = under_load(&hog, 1, (unsigned)i, &limits);
         budget_step(&state, &asked, &cycle[i], &limits);
@@ -328,7 +329,7 @@ START_TEST(workers_that_start_all_the_time_do_not_stop_profiling_that_fits)
     static const struct pool_world world = {"", 1.5, 0.008, 10e-6, 20e-6, 0.0006, 200, 10};
     struct budget_measure cycle[120];
     struct budget_state state = {0};
-    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false};
+    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false, 0};
     for (int i = 0; i < 120; i++) {
         cycle[i] = under_load(&world, 1, (unsigned)i, &limits);
         cycle[i].sampler_cpu += 0.004; /* a new worker each second: its sampler's start */
@@ -349,6 +350,63 @@ START_TEST(an_idle_pool_is_left_as_it_was)
         budget_step(&state, &asked, &idle, &limits);
     ck_assert(!limits.paused);
     ck_assert_uint_eq(limits.interval_ns, asked.interval_ns);
+}
+END_TEST
+
+/* ---- what is told of it ------------------------------------------------------------------------------- */
+
+START_TEST(each_change_of_the_limits_is_kept_with_its_reason)
+{
+    struct history *history = calloc(1, sizeof *history);
+    struct budget_state state = {0};
+    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false, 0};
+    bool told[BUDGET_REASONS] = {false};
+    uint64_t changes = 0;
+    for (int i = 0; i < 300; i++) {
+        struct budget_limits before = limits;
+        struct budget_measure cycle = live(spike(i), &limits);
+        budget_step(&state, &asked, &cycle, &limits);
+        history_note(history, &cycle, &before, &limits, budget_overhead(&state), (uint64_t)i * 1000000000);
+        bool changed = limits.interval_ns != before.interval_ns || limits.cap != before.cap ||
+                       limits.granularity != before.granularity || limits.paused != before.paused;
+        changes += changed;
+        ck_assert_uint_eq(history->decisions, changes);
+        if (!changed)
+            continue;
+        told[limits.reason] = true;
+        if (limits.reason == BUDGET_ROOM)
+            ck_assert_uint_le(limits.interval_ns, before.interval_ns);
+        if (limits.reason == BUDGET_TOO_DEAR)
+            ck_assert(limits.interval_ns >= before.interval_ns && limits.cap <= before.cap);
+    }
+    ck_assert(told[BUDGET_SPENT] && told[BUDGET_ROOM]);
+    free(history);
+}
+END_TEST
+
+START_TEST(the_last_hour_is_kept_in_pieces_of_ten_seconds)
+{
+    struct history *history = calloc(1, sizeof *history);
+    struct budget_limits limits = {asked.interval_ns, GRANULARITY_LINE, 10, false, false, 0};
+    struct budget_measure cycle = {
+        .seconds = 1.02, .sampler_cpu = 0.01, .worker_cpu = 1, .attached = 4, .demand = 7, .admitted = 2};
+    for (int i = 0; i < 5000; i++) {
+        limits.granularity = i % 10 == 3 ? GRANULARITY_FILE : GRANULARITY_LINE;
+        history_note(history, &cycle, &limits, &limits, i % 10 == 5 ? 0.5 : 0.1,
+                     (uint64_t)(1.02e9 * (i + 1)));
+    }
+    ck_assert_uint_eq(history->decisions, 0);
+    ck_assert_uint_eq(history->points - history_first_point(history), HISTORY_POINTS);
+    for (uint64_t i = history_first_point(history); i < history->points; i++) {
+        const struct history_point *point = &history->point[i % HISTORY_POINTS];
+        ck_assert_uint_eq(point->start_real_ns, (uint64_t)(1.02e9 * 10 * (double)i));
+        ck_assert_double_eq_tol(point->seconds, 10.2, 1e-9);
+        ck_assert_double_eq_tol(point->sampler_cpu, 0.1, 1e-9);
+        ck_assert_double_eq_tol(point->demand, 70, 1e-9);
+        ck_assert_double_eq_tol(point->overhead, 0.5, 1e-9);
+        ck_assert_uint_eq(point->granularity, GRANULARITY_FILE);
+    }
+    free(history);
 }
 END_TEST
 
@@ -470,6 +528,8 @@ int main(void)
     tcase_add_test(cases, a_pool_whose_fixed_cost_passes_the_bound_is_let_through_within_ten_seconds);
     tcase_add_test(cases, workers_that_start_all_the_time_do_not_stop_profiling_that_fits);
     tcase_add_test(cases, an_idle_pool_is_left_as_it_was);
+    tcase_add_test(cases, each_change_of_the_limits_is_kept_with_its_reason);
+    tcase_add_test(cases, the_last_hour_is_kept_in_pieces_of_ten_seconds);
     tcase_add_test(cases, a_quiet_pool_admits_everything);
     tcase_add_test(cases, without_a_cap_everything_is_admitted);
     tcase_add_test(cases, rare_actions_get_their_share_beside_busy_ones);
