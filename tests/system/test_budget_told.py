@@ -1,4 +1,4 @@
-"""What the budget does is told: decisions with their reasons, the last hour as a series, and messages of kind `status`."""
+"""What the budget does is told: decisions with their reasons, the last hour as a series, messages of kind `status`."""
 
 import json
 
