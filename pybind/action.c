@@ -41,7 +41,7 @@ static bool parse_uuid(PyObject *text, uint8_t out[16])
     return true;
 }
 
-static PyObject *format_uuid(const uint8_t uuid[16])
+PyObject *action_format_uuid(const uint8_t uuid[16])
 {
     static const char digits[] = "0123456789abcdef";
     char text[36];
@@ -173,7 +173,7 @@ PyObject *action_object_uuid(struct action_object *self)
         static const uint8_t none[16];
         if (memcmp(self->action.task_uuid, none, 16) == 0)
             action_make_uuid(self->action.task_uuid);
-        self->uuid_text = format_uuid(self->action.task_uuid);
+        self->uuid_text = action_format_uuid(self->action.task_uuid);
     }
     return self->uuid_text;
 }

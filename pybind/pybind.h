@@ -15,10 +15,13 @@
     X(PATH_INFO, "PATH_INFO")                                                                                \
     X(SCRIPT_NAME, "SCRIPT_NAME")                                                                            \
     X(HTTP_X_TASK_UUID, "HTTP_X_TASK_UUID")                                                                  \
+    X(HTTP_TRACEPARENT, "HTTP_TRACEPARENT")                                                                  \
     X(task_key, "profilomatic.task_uuid")                                                                    \
     X(file_wrapper, "wsgi.file_wrapper")                                                                     \
     X(werkzeug_request, "werkzeug.request")                                                                  \
     X(url_rule, "url_rule")                                                                                  \
+    X(route_key, "profilomatic.route")                                                                       \
+    X(bottle_route, "bottle.route")                                                                          \
     X(rule, "rule")                                                                                          \
     X(close, "close")                                                                                        \
     X(header, "X-Task-UUID")
@@ -65,6 +68,9 @@ void action_object_begin(struct action_object *self, const char *hint, size_t le
 
 /** End it with the type `name`, and make the former one current. Never raises; twice is harmless. */
 void action_object_end(struct action_object *self, const char *name, size_t length, bool error);
+
+/** A uuid as text with dashes; new reference. */
+PyObject *action_format_uuid(const uint8_t uuid[16]);
 
 /** Its task uuid as text, borrowed; NULL with an exception. */
 PyObject *action_object_uuid(struct action_object *self);

@@ -3,6 +3,7 @@
  * application gets: that is where the status is seen, X-Task-UUID goes out, and the framework's route is
  * known.
  */
+#include "pybind/traceparent.h"
 #include "pybind/wsgi.h"
 
 #include "runtime/worker.h"
@@ -48,23 +49,50 @@ static PyObject *follow(PyObject *object, PyObject *first, PyObject *second)
     return b;
 }
 
+/* An attribute of what stands in the environ under `key`, or of an attribute of it. New reference, or NULL
+ * without an exception. */
+static PyObject *from_environ(struct request *self, PyObject *key, PyObject *first, PyObject *second)
+{
+    PyObject *value = PyDict_GetItemWithError(self->environ, key);
+    PyObject *found = NULL;
+    if (value == NULL || value == Py_None) {
+        PyErr_Clear();
+        return NULL;
+    }
+    Py_INCREF(value); /* what is called may take it out of the environ */
+    if (second != NULL)
+        found = follow(value, first, second);
+    else if ((found = PyObject_GetAttr(value, first)) == NULL)
+        hook_failed(NULL);
+    Py_DECREF(value);
+    return found;
+}
+
+static PyObject *called_template(struct request *self)
+{
+    if (self->state->template == NULL)
+        return NULL;
+    PyObject *template = Py_NewRef(self->state->template); /* it may replace itself */
+    PyObject *found = PyObject_CallOneArg(template, self->environ);
+    Py_DECREF(template);
+    if (found == NULL)
+        hook_failed(NULL);
+    return found;
+}
+
 /* The framework's route template, as new reference to a str, or NULL without an exception. */
 static PyObject *route_template(struct request *self)
 {
     struct module_state *state = self->state;
-    PyObject *request = PyDict_GetItemWithError(self->environ, state->str_werkzeug_request);
-    PyObject *found = NULL;
-    if (request != NULL)
-        found = follow(request, state->str_url_rule, state->str_rule);
-    else
+    PyObject *found = Py_XNewRef(PyDict_GetItemWithError(self->environ, state->str_route_key));
+    if (found == NULL) {
         PyErr_Clear();
-    if (found == NULL && state->template != NULL) {
-        PyObject *template = Py_NewRef(state->template); /* it may replace itself */
-        found = PyObject_CallOneArg(template, self->environ);
-        Py_DECREF(template);
-        if (found == NULL)
-            hook_failed(NULL);
+        found = from_environ(self, state->str_werkzeug_request, state->str_url_rule, state->str_rule);
     }
+    if (found == NULL)
+        found = from_environ(self, state->str_bottle_route, state->str_rule, NULL);
+    if (found == NULL)
+        found = called_template(self);
     if (found != NULL && !PyUnicode_Check(found))
         Py_CLEAR(found);
     return found;
@@ -207,6 +235,28 @@ static PyType_Spec request_spec = {
     .slots = request_slots,
 };
 
+/* The task that the request belongs to by its headers: X-Task-UUID, else the trace that traceparent names.
+ * New reference to a str, or NULL without an exception. */
+static PyObject *given_uuid(struct module_state *state, PyObject *wsgi_environ, bool *by_header)
+{
+    PyObject *given = PyDict_GetItemWithError(wsgi_environ, state->str_HTTP_X_TASK_UUID);
+    *by_header = given != NULL && PyUnicode_Check(given);
+    if (*by_header)
+        return Py_NewRef(given);
+    struct traceparent parent;
+    size_t length;
+    PyErr_Clear();
+    const char *text =
+        wsgi_bytes(PyDict_GetItemWithError(wsgi_environ, state->str_HTTP_TRACEPARENT), &length);
+    PyErr_Clear();
+    if (!traceparent_parse(text, length, &parent))
+        return NULL;
+    PyObject *uuid = action_format_uuid(parent.trace_id);
+    if (uuid == NULL)
+        PyErr_Clear();
+    return uuid;
+}
+
 struct request *request_begin(struct module_state *state, PyObject *module, PyObject *name,
                               PyObject *wsgi_environ, PyObject *start_response)
 {
@@ -220,12 +270,10 @@ struct request *request_begin(struct module_state *state, PyObject *module, PyOb
     request->name = Py_XNewRef(name);
     note_path(request);
 
-    PyObject *given = PyDict_GetItemWithError(wsgi_environ, state->str_HTTP_X_TASK_UUID);
-    if (given == NULL)
-        PyErr_Clear();
-    if (given != NULL && !PyUnicode_Check(given))
-        given = NULL;
+    bool by_header;
+    PyObject *given = given_uuid(state, wsgi_environ, &by_header);
     request->action = action_object_new(state, module, NULL, given);
+    Py_XDECREF(given);
     if (request->action == NULL)
         goto off;
     Py_ssize_t length = (Py_ssize_t)request->path_length;
@@ -238,7 +286,7 @@ struct request *request_begin(struct module_state *state, PyObject *module, PyOb
     PyObject *uuid = request->action->action.open ? action_object_uuid(request->action) : NULL;
     if (uuid == NULL || PyDict_SetItem(wsgi_environ, state->str_task_key, uuid) != 0)
         goto off;
-    if (given == NULL && PyDict_SetItem(wsgi_environ, state->str_HTTP_X_TASK_UUID, uuid) != 0)
+    if (!by_header && PyDict_SetItem(wsgi_environ, state->str_HTTP_X_TASK_UUID, uuid) != 0)
         goto off;
     return request;
 off:

@@ -1,16 +1,10 @@
-"""Servers: the WSGI application is wrapped where its server takes it, without a change to the application.
-
-A finder at the head of ``sys.meta_path`` finds nothing itself: when one of the modules in `_PATCHES` is
-imported, it lets the others find it and has the patch run right after the module's own code. Modules that are
-loaded already are patched at once.
-"""
+"""Servers: the WSGI application is wrapped where its server takes it, without a change to the application."""
 
 from __future__ import annotations
 
-import sys
-from typing import Any, Callable, Dict, Optional, Set
+from typing import Any, Callable, Dict
 
-from . import wsgi
+from . import _imports, wsgi
 from ._tell import tell
 
 
@@ -82,70 +76,12 @@ _PATCHES: Dict[str, Callable[[Any], None]] = {
 }
 
 
-def run_after_import(spec: Any, patch: Callable[[Any], None]) -> Any:
-    """Have ``patch(module)`` run right after the code of the module that `spec` finds. The loader keeps its
-    type, since others ask it for sources and resources."""
-    loader = spec.loader
-    if loader is None or isinstance(loader, type) or not hasattr(loader, 'exec_module'):
-        return spec
-    original = loader.exec_module
-
-    def exec_module(module: Any) -> None:
-        original(module)
-        if module.__name__ == spec.name:  # an importer of zip files is one loader for many modules
-            _run(patch, module)
-
-    try:
-        loader.exec_module = exec_module
-    except AttributeError:
-        pass
-    return spec
-
-
-def _run(patch: Callable[[Any], None], module: Any) -> None:
-    try:
-        patch(module)
-    except Exception as error:
-        tell('%s is not the version I know, its applications are not profiled: %r' % (module.__name__, error))
-
-
-class _Finder:
-    def __init__(self) -> None:
-        self._searching: Set[str] = set()
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Optional[Any]:
-        patch = _PATCHES.get(name)
-        if patch is None:
-            if 'uwsgi' not in sys.modules:
-                return None
-            from . import uwsgi
-
-            patch = uwsgi.patch_for(name)
-            if patch is None:
-                return None
-        if name in self._searching:
-            return None
-        self._searching.add(name)
-        try:
-            for finder in list(sys.meta_path):
-                find_spec = None if finder is self else getattr(finder, 'find_spec', None)
-                spec = None if find_spec is None else find_spec(name, path, target)
-                if spec is not None:
-                    return run_after_import(spec, patch)
-            return None
-        finally:
-            self._searching.discard(name)
-
-
 def install() -> None:
     """Patch the known servers, now or when they are imported. Calling it again does nothing."""
-    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        return
-    for name, patch in _PATCHES.items():
-        module = sys.modules.get(name)
-        if module is not None:
-            _run(patch, module)
-    sys.meta_path.insert(0, _Finder())
-    from . import uwsgi
+    from . import frameworks, uwsgi
 
+    if uwsgi.patch_for not in _imports.lookups:
+        _imports.lookups.append(uwsgi.patch_for)
+    _imports.after_import(_PATCHES)
+    frameworks.install()
     uwsgi.watch_files()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional
 
+from . import frameworks
 from ._switch import _runtime, forbidden
 
 WsgiCallable = Callable[..., Any]
@@ -24,4 +25,5 @@ def wrap(app: WsgiCallable, name: Optional[str] = None) -> WsgiCallable:
         raise TypeError('a WSGI application is callable, unlike %r' % (app,))
     if _runtime is None or forbidden():
         return app
+    frameworks.install()
     return _runtime.wrap(app, name)  # type: ignore[no-any-return]

@@ -98,7 +98,8 @@ def test_keys_that_cannot_be_compared_do_not_disturb():
         start_response('200 OK', [])
         return [b'x']
 
-    for name in ('PATH_INFO', 'SCRIPT_NAME', 'HTTP_X_TASK_UUID', 'wsgi.file_wrapper', 'werkzeug.request'):
+    names = ('PATH_INFO', 'SCRIPT_NAME', 'HTTP_X_TASK_UUID', 'HTTP_TRACEPARENT', 'wsgi.file_wrapper')
+    for name in (*names, 'werkzeug.request', 'profilomatic.route', 'bottle.route'):
         body = profilomatic.wsgi.wrap(app)({Key(name): 'x'}, lambda status, headers: None)
         assert list(body) == [b'x']
         getattr(body, 'close', list)()
