@@ -296,11 +296,11 @@ static PyObject *get_profiled(PyObject *object, void *unused)
 
 static PyMethodDef methods[] = {
     {"begin", begin_method, METH_NOARGS,
-     "begin()\n--\n\nBegin it, nested in the current action. Returns itself."},
+     "begin($self, /)\n--\n\nBegin it, nested in the current action. Returns itself."},
     {"end", (PyCFunction)(void (*)(void))end_method, METH_VARARGS | METH_KEYWORDS,
-     "end(error=False)\n--\n\nEnd it, on any thread. Twice is harmless."},
-    {"__enter__", begin_method, METH_NOARGS, NULL},
-    {"__exit__", exit_method, METH_VARARGS, NULL},
+     "end($self, error=False)\n--\n\nEnd it, on any thread. Twice is harmless."},
+    {"__enter__", begin_method, METH_NOARGS, "__enter__($self, /)\n--\n\nAs begin()."},
+    {"__exit__", exit_method, METH_VARARGS, "__exit__($self, *exception)\n--\n\nAs end()."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -112,7 +112,8 @@ static void dealloc_body(PyObject *object)
 }
 
 static PyMethodDef body_methods[] = {
-    {"close", close_body, METH_NOARGS, "close()\n--\n\nClose the application's iterable and end the action."},
+    {"close", close_body, METH_NOARGS,
+     "close($self, /)\n--\n\nClose the application's iterable and end the action."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -126,7 +126,7 @@ static int copy_text(char *out, size_t size, const char *text, const char *what)
 
 PyDoc_STRVAR(
     enable_doc,
-    "enable(directory, source, aggregator=None, on_attach=None, process=False)\n--\n\n"
+    "enable($module, directory, source, aggregator=None, on_attach=None, process=False)\n--\n\n"
     "Switch profiling on in this process and in every process forked from it.\n\n"
     "Nothing is made until an action begins; then each process makes its segment, calls on_attach() and "
     "starts its\n"
@@ -277,37 +277,43 @@ static PyObject *pool_path(PyObject *module, PyObject *args)
 
 static PyMethodDef functions[] = {
     {"enable", KEYWORDS(enable), enable_doc},
-    {"disable", disable, METH_NOARGS, "disable()\n--\n\nIgnore new actions from now on."},
-    {"enabled", enabled, METH_NOARGS, "enabled()\n--\n\nTrue between enable() and disable()."},
+    {"disable", disable, METH_NOARGS, "disable($module, /)\n--\n\nIgnore new actions from now on."},
+    {"enabled", enabled, METH_NOARGS, "enabled($module, /)\n--\n\nTrue between enable() and disable()."},
     {"attach", attach, METH_NOARGS,
-     "attach()\n--\n\nMake this process's segment now instead of at its first action. True if it has one."},
-    {"status", status, METH_NOARGS, "status()\n--\n\nThis process's own view, as a dict (CPU in seconds)."},
+     "attach($module, /)\n--\n\nMake this process's segment now instead of at its first action. True if it "
+     "has one."},
+    {"status", status, METH_NOARGS,
+     "status($module, /)\n--\n\nThis process's own view, as a dict (CPU in seconds)."},
     {"current_task_uuid", current_task_uuid, METH_NOARGS,
-     "current_task_uuid()\n--\n\nThe task uuid of the action that this context is in, or None."},
+     "current_task_uuid($module, /)\n--\n\nThe task uuid of the action that this context is in, or None."},
     {"current", action_current_method, METH_NOARGS,
-     "current()\n--\n\nThe innermost open action that this context is in, or None."},
+     "current($module, /)\n--\n\nThe innermost open action that this context is in, or None."},
     {"set_current", action_set_current_method, METH_O,
-     "set_current(action)\n--\n\nMake an action (or None) this context's current one, without beginning or "
+     "set_current($module, action, /)\n--\n\nMake an action (or None) this context's current one, without "
+     "beginning or "
      "ending any.\n\nReturns the former one, to be put back: what runs only now and then (a generator) is so "
      "taken up and left."},
     {"wrap", KEYWORDS(wsgi_wrap),
-     "wrap(app, name=None)\n--\n\nA WSGI application that makes each request an action and calls "
+     "wrap($module, app, name=None)\n--\n\nA WSGI application that makes each request an action and calls "
      "`app`.\n\nThe action type is "
      "`name`, else the framework's route template, else the normalised path. Wrapping twice is the same\nas "
      "once."},
     {"set_template", set_template, METH_O,
-     "set_template(callable)\n--\n\ncallable(environ) -> str | None names a request's route when it has "
+     "set_template($module, callable, /)\n--\n\ncallable(environ) -> str | None names a request's route when "
+     "it has "
      "ended."},
     {"set_pump", set_pump, METH_O,
-     "set_pump(callable)\n--\n\ncallable() runs on the request's thread after a profiled root action ended."},
+     "set_pump($module, callable, /)\n--\n\ncallable() runs on the request's thread after a profiled root "
+     "action ended."},
     {"directory_default", default_directory, METH_NOARGS,
-     "directory_default()\n--\n\nThe runtime directory."},
+     "directory_default($module, /)\n--\n\nThe runtime directory."},
     {"only_ours_are_left", left_only_ours, METH_NOARGS,
-     "only_ours_are_left()\n--\n\nTrue where the process's first thread has ended and so have all others of "
+     "only_ours_are_left($module, /)\n--\n\nTrue where the process's first thread has ended and so have all "
+     "others of "
      "the "
      "application."},
     {"pool_path", pool_path, METH_VARARGS,
-     "pool_path(directory, source)\n--\n\nThe folder of this user's pool of that source name."},
+     "pool_path($module, directory, source, /)\n--\n\nThe folder of this user's pool of that source name."},
     {NULL, NULL, 0, NULL},
 };
 

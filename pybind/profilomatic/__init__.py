@@ -15,7 +15,7 @@ forked processes.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Union, cast
 
 from . import wsgi
 from ._action import Action, action, profiled
@@ -27,6 +27,14 @@ from .destinations import (
     no_flush_destination,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from . import eliot as eliot
+    from . import gunicorn as gunicorn
+    from . import uwsgi as uwsgi
+    from .settings import Options
+
 __version__ = '0.1.0'
 
 #: 'native' where the extension serves this interpreter; 'python' where it does not, and calls have no effect.
@@ -35,7 +43,7 @@ implementation = 'python' if _runtime is None else 'native'
 Destination = Union[FileDestination, RestDestination, Callable[[Dict[str, Any]], object]]
 
 
-def configure(**options: Any) -> None:
+def configure(**options: Unpack[Options]) -> None:
     """Set options for this process and those forked from it; call it again to change some.
 
     max_overhead: fraction of the pool's CPU that profiling may cost (0.02 or "2%"). time_granularity: finest
@@ -45,7 +53,7 @@ def configure(**options: Any) -> None:
 
     TypeError for an unknown option, ValueError for a bad value; nothing is changed then.
     """
-    switch.configure(options)
+    switch.configure(cast('Dict[str, Any]', options))
 
 
 def add_destination(destination: Destination) -> None:
@@ -80,13 +88,15 @@ def status() -> Dict[str, Any]:
     return switch.status()
 
 
-def __getattr__(name: str) -> Any:
-    """`profilomatic.eliot` is imported when it is first used, because it needs Eliot."""
-    if name in ('eliot', 'gunicorn', 'uwsgi'):
-        import importlib
+if not TYPE_CHECKING:
 
-        return importlib.import_module(__name__ + '.' + name)
-    raise AttributeError('module %r has no attribute %r' % (__name__, name))
+    def __getattr__(name: str) -> Any:
+        """What is an integration with something of its own is imported when it is first used."""
+        if name in ('eliot', 'gunicorn', 'uwsgi'):
+            import importlib
+
+            return importlib.import_module(__name__ + '.' + name)
+        raise AttributeError('module %r has no attribute %r' % (__name__, name))
 
 
 __all__ = [

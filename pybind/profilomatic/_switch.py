@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from . import requests
 from ._guard import failures
@@ -20,25 +20,23 @@ from .settings import Settings
 if TYPE_CHECKING:
     from .delivery import Delivery
 
-_runtime: Any = None  # the native part; Any, because it may be missing
-missing: Optional[str] = None
-try:
-    _runtime = importlib.import_module(__package__ + '._runtime')
-except ImportError as error:
-    missing = 'no native extension for this %s %d.%d (%s)' % (
-        sys.implementation.name,
-        sys.version_info[0],
-        sys.version_info[1],
-        error,
-    )
-    if 't' in getattr(sys, 'abiflags', ''):
-        missing = 'free-threaded builds of CPython are not supported'
-    elif (
-        isinstance(error, ModuleNotFoundError)
-        and sys.implementation.name == 'cpython'
-        and (3, 10) <= sys.version_info[:2] <= (3, 15)
-    ):
-        missing += '; `scons python=%s` builds it' % (sys.executable or 'PATH')
+
+def _load() -> Tuple[Any, Optional[str]]:
+    """The native part, or why there is none."""
+    try:
+        return importlib.import_module(__package__ + '._runtime'), None
+    except ImportError as error:
+        if 't' in getattr(sys, 'abiflags', ''):
+            return None, 'free-threaded builds of CPython are not supported'
+        version = sys.version_info[:2]
+        missing = 'no native extension for this %s %d.%d (%s)' % (sys.implementation.name, *version, error)
+        unbuilt = isinstance(error, ModuleNotFoundError) and sys.implementation.name == 'cpython'
+        if unbuilt and (3, 10) <= version <= (3, 15):
+            missing += '; `scons python=%s` builds it' % (sys.executable or 'PATH')
+        return None, missing
+
+
+_runtime, missing = _load()
 
 
 def forbidden() -> bool:

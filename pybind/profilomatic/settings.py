@@ -7,7 +7,7 @@ and so on), the config file (``PROFILOMATIC_CONFIG``, else ``profilomatic.toml``
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Literal, Mapping, Optional, Tuple, TypedDict, Union
 
 PREFIX = 'PROFILOMATIC_'
 SOURCE_BYTES = 64  # longest source name the runtime directory can hold
@@ -81,6 +81,18 @@ def _source(name: str, value: Any) -> str:
     if len(value.encode('utf-8', 'surrogateescape')) > SOURCE_BYTES:
         raise ValueError('%s must be at most %d bytes long, not %r' % (name, SOURCE_BYTES, value))
     return value
+
+
+class Options(TypedDict, total=False):
+    """What `configure` takes, for type checkers."""
+
+    max_overhead: Union[float, str]
+    time_granularity: float
+    code_granularity: Literal['file', 'method', 'line']
+    store_all_logs: bool
+    max_actions_per_run: int
+    source_name: str
+    scope: Literal['actions', 'process']
 
 
 # name: (check, default). The default of source_name is the host's name, looked up when it is needed.

@@ -6,15 +6,15 @@ hex runs replaced. A request's ``X-Task-UUID`` header is taken over, and the res
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 from . import frameworks
 from ._switch import _runtime, forbidden
 
-WsgiCallable = Callable[..., Any]
+_App = TypeVar('_App', bound=Callable[..., Any])
 
 
-def wrap(app: WsgiCallable, name: Optional[str] = None) -> WsgiCallable:
+def wrap(app: _App, name: Optional[str] = None) -> _App:
     """The application, wrapped; usable as a decorator. `name` names all its actions alike.
 
     What is wrapped already is returned as it is. Attributes of the application can be reached through the
