@@ -251,9 +251,10 @@ static void make_status(struct service *service, void *context)
     uint64_t now = clock_monotonic_ns();
     for (unsigned i = 0; i < service->pools; i++)
         json_array_append_new(pools, pool_json(service->pool[i], now, status->history));
-    status->json = json_pack("{s:{s:i,s:s,s:f,s:f},s:o}", "aggregator", "pid", (int)getpid(), "version",
-                             SERVICE_VERSION, "uptime_seconds", (double)(now - service->started_ns) / 1e9,
-                             "cpu", (double)service->cpu_ns / 1e9, "pools", pools);
+    status->json =
+        json_pack("{s:{s:i,s:s,s:f,s:f,s:I},s:o}", "aggregator", "pid", (int)getpid(), "version",
+                  SERVICE_VERSION, "uptime_seconds", (double)(now - service->started_ns) / 1e9, "cpu",
+                  (double)service->cpu_ns / 1e9, "rings", (json_int_t)service->rings, "pools", pools);
 }
 
 static void stop(struct service *service, void *context)

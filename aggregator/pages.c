@@ -144,6 +144,18 @@ bool pages_heartbeat(const struct pages *pages, uint64_t now_ns)
     return guard_run(store_heartbeat, &touch);
 }
 
+static void listen(void *context)
+{
+    const struct touch *touch = context;
+    budget_listen(touch->pages->budget);
+}
+
+bool pages_listen(const struct pages *pages)
+{
+    struct touch touch = {.pages = pages};
+    return guard_run(listen, &touch);
+}
+
 static void write_rates(void *context)
 {
     struct touch *touch = context;

@@ -36,6 +36,9 @@ bool pages_heartbeat(const struct pages *pages, uint64_t now_ns);
 
 bool pages_publish(const struct pages *pages, const struct rates *rates);
 
+/** budget_listen: before the lanes are looked at. */
+bool pages_listen(const struct pages *pages);
+
 /** What was published last; false also if nothing ever was. */
 bool pages_published(const struct pages *pages, struct rates *rates);
 

@@ -130,6 +130,7 @@ static void quarantine(struct pool *pool, struct worker *worker)
 uint64_t pool_round(struct pool *pool)
 {
     uint64_t moved = 0;
+    pages_listen(&pool->pages);
     pool->merge.round++;
     pool->attached = 0;
     pool->fill = 0;

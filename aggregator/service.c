@@ -70,6 +70,9 @@ static void watch_pool(const struct service *service, const struct pool *pool)
     both = watch(service, pool->folder, IN_MOVED_TO | IN_DELETE) && both;
     /* The pool's own folder, where checkpoints come and go, only until both are there. */
     watch(service, pool->path, both ? IN_DELETE_SELF : IN_CREATE | IN_MOVED_TO);
+    char path[DIRECTORY_PATH_MAX];
+    if (directory_join(path, pool->path, "budget") == 0)
+        inotify_add_watch(service->inotify, path, IN_ATTRIB | IN_DONT_FOLLOW);
 }
 
 /* It is tried again each second, but told of once. */
@@ -421,23 +424,48 @@ static void reload(struct service *service)
     log_line("the configuration was read again");
 }
 
-/* Sleep until `until_ns` or until something calls. */
-static void sleep_until(struct service *service, uint64_t until_ns)
+/* Returns whether a worker rang, which is all that a budget page is watched for. */
+static bool read_inotify(struct service *service)
+{
+    _Alignas(struct inotify_event) char events[4096];
+    bool rang = false;
+    ssize_t n = read(service->inotify, events, sizeof events); /* what is left comes with the next sleep */
+    for (ssize_t at = 0; at < n;) {
+        const struct inotify_event *event = (const void *)(events + at);
+        if (event->mask & IN_ATTRIB)
+            rang = true;
+        else
+            service->rescan = true;
+        at += (ssize_t)(sizeof *event + event->len);
+    }
+    return rang;
+}
+
+/* Sleep until `until_ns` or until something calls. Returns whether a worker rang. */
+static bool sleep_until(struct service *service, uint64_t until_ns)
 {
     struct epoll_event event[4];
+    bool rang = false;
     uint64_t now = clock_monotonic_ns();
     int wait_ms = until_ns > now ? (int)((until_ns - now) / 1000000 + 1) : 0;
     int n = epoll_wait(service->epoll, event, 4, wait_ms);
     for (int i = 0; i < n; i++) {
-        char events[4096];
         if (event[i].data.fd == service->wake)
             serve_call(service);
         else if (event[i].data.fd == service->signals)
             read_signals(service);
         else
-            while (read(service->inotify, events, sizeof events) > 0)
-                service->rescan = true;
+            rang |= read_inotify(service);
     }
+    return rang;
+}
+
+static void rest_after(uint64_t round_ns)
+{
+    uint64_t until_ns = round_ns + POLL_SHORTEST_MS * UINT64_C(1000000);
+    struct timespec until = {.tv_sec = (time_t)(until_ns / NS_PER_SECOND),
+                             .tv_nsec = (long)(until_ns % NS_PER_SECOND)};
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
 }
 
 static bool is_over(struct service *service, uint64_t now)
@@ -484,7 +512,10 @@ void service_run(struct service *service)
         if (is_over(service, now))
             break;
         uint64_t next = now + service->poll_ms * UINT64_C(1000000);
-        sleep_until(service, next < service->cycle_at_ns ? next : service->cycle_at_ns);
+        if (sleep_until(service, next < service->cycle_at_ns ? next : service->cycle_at_ns)) {
+            service->rings++;
+            rest_after(now); /* nobody may hurry us more than lanes that fill do */
+        }
     }
 }
 

@@ -2,9 +2,10 @@
  * Service: one runtime directory, its pools, and the loop that steps them.
  *
  * One thread does everything but delivery (destination.h) and conversation (control.h). Those and others may
- * have work done on it by service_call. It polls: workers make no system call to be drained. While something
- * moves a round comes every 20 to 500 ms, as the lanes fill and as the budget allows; otherwise it mostly
- * sleeps. New pools, workers and requests are told of by inotify, with a look round each second as a net.
+ * have work done on it by service_call. It polls: while something moves a round comes every 20 to 500 ms, as
+ * the lanes fill and as the budget allows; otherwise it mostly sleeps. A worker whose lane fills meanwhile
+ * rings for it (shm/budget.h). That, and new pools, workers and requests, it is told of by inotify, with a
+ * look round each second as a net.
  */
 #ifndef AGGREGATOR_SERVICE_H
 #define AGGREGATOR_SERVICE_H
@@ -44,6 +45,7 @@ struct service {
     uint64_t cpu_ns;                     /* our own, as accounted */
     uint64_t scan_at_ns, cycle_at_ns;    /* when they are due */
     unsigned poll_ms, quiet_rounds;
+    uint64_t rings; /* how often a worker rang */
     bool rescan, reload, stop, talking;
     bool lost; /* the directory was taken away */
     /* a call from another thread */

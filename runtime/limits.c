@@ -130,6 +130,14 @@ bool limits_rates(struct rates *out, uint64_t *generation)
     return rates_read(rates, out);
 }
 
+void limits_ring(void)
+{
+    char path[DIRECTORY_PATH_MAX];
+    struct budget_page *budget = atomic_load_explicit(&limits.budget, memory_order_acquire);
+    if (budget != NULL && budget_take_ring(budget) && directory_join(path, limits.pool, "budget") == 0)
+        utimensat(AT_FDCWD, path, NULL, AT_SYMLINK_NOFOLLOW);
+}
+
 enum denial limits_admit(uint32_t stratum, uint64_t now_ns, uint32_t random, uint32_t *probability)
 {
     const struct rates_page *rates = current_rates();

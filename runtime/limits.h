@@ -36,6 +36,10 @@ bool limits_passthrough(void);
  */
 bool limits_rates(struct rates *out, uint64_t *generation);
 
+/** A lane of this process fills: ask the aggregator to come before its time, if nobody has. Sampler thread.
+ */
+void limits_ring(void);
+
 /**
  * Decide whether a root action of `stratum` that begins now is profiled. Returns DENIALS (no denial) and its
  * probability, (p + 1) / 2^32, or the reason. `random` is a fresh uniform number. Lock-free, about 30 ns.

@@ -220,6 +220,15 @@ static bool samples_others(const struct rates *rates)
            atomic_load_explicit(&sampler.rest, memory_order_relaxed) == 0;
 }
 
+static void ring_if_a_lane_fills(void)
+{
+    for (int i = 0; i < SEGMENT_LANES; i++)
+        if (lane_is_filling(&worker.segment.lanes[i])) {
+            limits_ring();
+            return;
+        }
+}
+
 /* Tick until there is nothing to sample, or nothing to go by. */
 static void run(void)
 {
@@ -233,6 +242,7 @@ static void run(void)
             look_for_aggregator();
             now = woken ? now : clock_monotonic_ns();
         }
+        ring_if_a_lane_fills();
         if (!limits_rates(&rates, &generation) || rates.interval_ns == 0)
             return;
         bool others = samples_others(&rates);

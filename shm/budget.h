@@ -7,12 +7,20 @@
  * computed its cycle just before a boundary and finds a newer one gets nothing, so that a cycle's tokens are
  * those of the actions that began in it. A worker killed after its compare-and-swap wastes one token, which
  * is the safe side. tests/model/budget.pml shows that the cap holds, also around a word that was damaged.
+ *
+ * Doorbell: between its rounds the aggregator sleeps. A worker that finds a lane filling takes `listening`,
+ * and if it got it rings: it touches the times of the page's file, on which the aggregator has an inotify
+ * watch, so a ring cannot be lost by coming early. The aggregator sets `listening` before it looks at the
+ * lanes, the worker takes it after it put; both with a sequentially consistent fence in between, so one of
+ * the two sees the other (tests/model/doorbell.pml). Of all workers one rings for each round. Where the ring
+ * fails, or its worker is killed first, the aggregator comes when its time is over.
  */
 #ifndef SHM_BUDGET_H
 #define SHM_BUDGET_H
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "shm/testpoint.h"
@@ -28,11 +36,11 @@ struct budget_page {
     _Atomic uint64_t word;
     _Atomic uint64_t peak; /* most tokens ever taken in one cycle */
     uint64_t pad1[6];
-    _Atomic uint32_t doorbell; /* futex: bumped by a worker that wants to be drained soon */
-    _Atomic uint32_t waiting;  /* 1 while the aggregator sleeps on the doorbell */
-    uint64_t pad2[7];
+    uint32_t pad2;
+    _Atomic uint32_t listening; /* 1: a worker whose lane fills is to ring for the aggregator */
+    uint64_t pad3[7];
 };
-_Static_assert(sizeof(struct budget_page) == 192, "ABI");
+_Static_assert(sizeof(struct budget_page) == 192 && offsetof(struct budget_page, listening) == 132, "ABI");
 
 static inline uint32_t budget_cycle_of(uint64_t word)
 {
@@ -78,6 +86,24 @@ static inline double budget_used_share(const struct budget_page *page, uint32_t 
     if (cap == 0 || budget_cycle_of(word) != cycle)
         return 0.0;
     return (double)budget_used_of(word) / (double)cap;
+}
+
+/** Aggregator, before it looks at the lanes: from now on it is to be rung for. */
+static inline void budget_listen(struct budget_page *page)
+{
+    atomic_store_explicit(&page->listening, 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
+/** Worker, after it put what fills a lane: true if it is the one to ring. */
+static inline bool budget_take_ring(struct budget_page *page)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&page->listening, memory_order_relaxed) == 0 ||
+        atomic_exchange_explicit(&page->listening, 0, memory_order_relaxed) == 0)
+        return false;
+    TESTPOINT("budget-ring-taken"); /* The others do not ring; the aggregator comes when its time is over. */
+    return true;
 }
 
 /** What budget_audit starts from; load it before the clock is read. */

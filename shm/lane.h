@@ -53,6 +53,14 @@ struct lane {
     uint64_t cached_head;
 };
 
+/** Is it more than half full? Any thread of its process. */
+static inline bool lane_is_filling(const struct lane *lane)
+{
+    uint64_t head = atomic_load_explicit(&lane->head->head, memory_order_relaxed);
+    uint64_t tail = atomic_load_explicit(&lane->tail->tail, memory_order_relaxed);
+    return head <= tail && tail - head > lane->size / 2;
+}
+
 /** Longest record a lane of `size` bytes takes. */
 static inline uint64_t lane_longest_record(uint64_t size)
 {

@@ -1,52 +1,59 @@
 /*
- * Doorbell: a worker whose lane fills wakes the aggregator, which sleeps on a futex word in the budget page.
- *
- * `doorbell` and `waiting` are reserved in shm/budget.h. As it is, the aggregator polls (set_pace in aggregator/service.c)
- * and no worker rings; whoever makes use of them has to keep to the order that is shown here.
+ * Doorbell: a worker whose lane fills wakes the aggregator, which sleeps between its rounds.
  *
  * What is shown: no ring is lost, so the aggregator never sleeps for good while a lane waits for it, as long as no worker is
- * killed between bumping the word and waking; and for that case, that its time-out lets it find what is there.
+ * killed between taking the ring and ringing; and for that case, that its time-out lets it find what is there.
  *
- *   step here                         what it would be
- *   worker: lane                      lane_put (shm/lane.h) across the mark
- *   worker: bump, look, wake          fetch_add of `doorbell`, load of `waiting`, futex_wake only where it is set
- *   aggregator: seen, waiting         load of `doorbell`, then `waiting` is set, then the lanes are looked at once more
- *   aggregator: sleep                 futex_wait on `doorbell` with the value seen: compared and asleep in one step
- *   time-out                          the poll interval
+ *   step here                         in the code
+ *   worker: lane                      lane_put (shm/lane.h) beyond the mark
+ *   worker: take                      budget_take_ring (shm/budget.h): one exchange of `listening`, behind a fence
+ *   worker: ring                      limits_ring (runtime/limits.c): utimensat on the page's file, which puts an event into
+ *                                     the queue of the aggregator's inotify watch
+ *   aggregator: listen, drain         pool_round (aggregator/pool.c): budget_listen and its fence before the tails are read
+ *   aggregator: sleep, wake           sleep_until (aggregator/service.c): epoll_wait returns at once while an event is queued;
+ *                                     then it is taken from the queue
+ *   time-out                          the pace of rounds
  *
- * All accesses are to be sequentially consistent (a store, then a load of another word, on both sides).
+ * Both sides store, then load the other's word, with a sequentially consistent fence in between.
  *
- * Broken variants: BREAK_SEEN_LATE, BREAK_WAITING_LATE, BREAK_LOOK_FIRST, BREAK_WAIT_BLIND, BREAK_NO_TIME_OUT.
+ * Broken variants: BREAK_LISTEN_LATE, BREAK_LOOK_FIRST, BREAK_DISCARD (events are thrown away before it sleeps),
+ * BREAK_NO_TIME_OUT.
  */
 #define WORKERS 2
 #define RINGS 2 /* of each worker */
 
 byte lane, drained; /* how much was put, by all; how much was read */
-byte doorbell;
-bool waiting, sleeping;
-bool killed; /* a worker, between its bump and its wake */
+bool listening, event, asleep;
+bool killed; /* a worker, between taking and ringing */
+
+inline take(was_listening)
+{
+    d_step {
+        was_listening = listening;
+        listening = false
+    }
+}
 
 active [WORKERS] proctype worker()
 {
     byte rings;
-    bool was_waiting;
+    bool mine;
     do
     :: rings < RINGS ->
         rings++;
 #ifdef BREAK_LOOK_FIRST
-        was_waiting = waiting;
-#endif
+        take(mine);
         lane++;
-        doorbell++;
-        if
-        :: killed = true; break
-        :: true
-        fi;
-#ifndef BREAK_LOOK_FIRST
-        was_waiting = waiting;
+#else
+        lane++;
+        take(mine);
 #endif
         if
-        :: was_waiting -> sleeping = false
+        :: mine ->
+            if
+            :: killed = true; break
+            :: event = true
+            fi
         :: else
         fi
     :: else -> break
@@ -55,50 +62,33 @@ active [WORKERS] proctype worker()
 
 active proctype aggregator()
 {
-    byte seen, end;
     do
     :: drained == WORKERS * RINGS -> break
     :: else ->
-#ifndef BREAK_SEEN_LATE
-        seen = doorbell;
+#ifndef BREAK_LISTEN_LATE
+        listening = true;
 #endif
-#ifndef BREAK_WAITING_LATE
-        waiting = true;
+        drained = lane;
+#ifdef BREAK_LISTEN_LATE
+        listening = true;
 #endif
-        end = lane;
-        if
-        :: end != drained -> drained = end
-        :: else ->
-#ifdef BREAK_SEEN_LATE
-            seen = doorbell;
+#ifdef BREAK_DISCARD
+        event = false;
 #endif
-            atomic {
-                if
-#ifdef BREAK_WAIT_BLIND
-                :: true -> sleeping = true
-#else
-                :: seen == doorbell -> sleeping = true
-                :: else
-#endif
-                fi
-            };
-#ifdef BREAK_WAITING_LATE
-            waiting = true;
-#endif
+        asleep = true;
 end_asleep:
-            if
-            :: !sleeping
+        if
+        :: event -> event = false
 #ifndef BREAK_NO_TIME_OUT
-            :: killed && sleeping && drained != lane -> sleeping = false /* only then, so as not to hide a lost ring */
+        :: killed && drained != lane /* only then, so as not to hide a lost ring */
 #endif
-            fi
         fi;
-        waiting = false
+        asleep = false
     od
 }
 
 /* Nothing can move any more. */
 active proctype observer()
 {
-    timeout -> assert(!sleeping || drained == lane)
+    timeout -> assert(!asleep || drained == lane)
 }

@@ -8,7 +8,7 @@ import tempfile
 import textwrap
 
 import pytest
-from _support import ADMITTED, BIN, aggregator, environment, run
+from _support import ADMITTED, BIN, aggregator, ask, environment, run
 
 # Every action is profiled; waits until the aggregator admits.
 START = (
@@ -465,3 +465,36 @@ def test_scope_process_needs_no_action_and_follows_forks(directory):
         rows = [row for row in outside['hot'] if f'program.py:{name}' in row['instruction']]
         assert sum(row['self_time'] for row in rows) > 0.2, outside['hot']
         assert all(row['instruction'].startswith('program.py:') for row in rows), 'as seen from its own folder'
+
+
+def test_a_worker_whose_lane_fills_rings_for_the_aggregator(directory):
+    """While it sleeps it is stopped, so that nothing but the ring can be what is seen afterwards."""
+    with aggregator(directory) as process:
+        done = says(
+            """
+            import glob, mmap, signal
+            assert admitted()
+            with open(glob.glob(os.environ['PROFILOMATIC_DIR'] + '/*/budget')[0], 'r+b') as file:
+                budget = mmap.mmap(file.fileno(), 4096)
+            def listening():
+                return budget[132]  # shm/budget.h
+            def fill():
+                os.kill(int(os.environ['AGGREGATOR']), signal.SIGSTOP)
+                listened = listening()
+                until = time.monotonic() + 2  # after 3 s of silence nothing is profiled
+                while listening() and time.monotonic() < until:
+                    with profilomatic.action('fills'):
+                        pass
+                rang = listened and not listening()
+                os.kill(int(os.environ['AGGREGATOR']), signal.SIGCONT)
+                return rang
+            until = time.monotonic() + 40
+            while not (rang := fill()) and time.monotonic() < until:
+                admitted()
+            print(json.dumps(bool(rang)))
+            """,
+            directory,
+            AGGREGATOR=str(process.pid),
+        )
+        assert done
+        assert ask(directory, verb='status')['aggregator']['rings'] >= 1

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -209,6 +210,16 @@ static void *map_page(const char *pool, const char *name, size_t bytes)
     return page != MAP_FAILED ? page : NULL;
 }
 
+/* As limits_ring does. */
+static void ring(const char *pool)
+{
+    char path[DIRECTORY_PATH_MAX];
+    bool fills =
+        lane_is_filling(&segment.lanes[LANE_SAMPLER]) || lane_is_filling(&segment.lanes[LANE_ACTION]);
+    if (fills && budget_take_ring(budget) && directory_join(path, pool, "budget") == 0)
+        utimensat(AT_FDCWD, path, NULL, AT_SYMLINK_NOFOLLOW);
+}
+
 static void use_pages(const char *pool)
 {
     if (budget == NULL)
@@ -218,6 +229,8 @@ static void use_pages(const char *pool)
     uint32_t cycle = (uint32_t)(clock_monotonic_ns() / NS_PER_SECOND);
     if (budget != NULL && budget_take(budget, cycle, TOKENS_A_CYCLE))
         atomic_fetch_add(&shared->tokens[cycle % TOKEN_CYCLES], 1);
+    if (budget != NULL)
+        ring(pool);
     struct rates read;
     if (rates == NULL || atomic_load_explicit(&rates->generation, memory_order_acquire) == 0 ||
         !rates_read(rates, &read))

@@ -202,6 +202,27 @@ END_TEST
 
 /* ---- definitions --------------------------------------------------------------------------------------- */
 
+START_TEST(of_all_whose_lanes_fill_one_rings_for_each_look)
+{
+    static struct lane_memory memory;
+    struct lane lane = lane_over(&memory);
+    struct numbered record = numbered(1, 128);
+    struct budget_page page = {0};
+    for (int i = 0; i < LANE_BYTES / 128 / 2; i++)
+        ck_assert(lane_put(&lane, &record));
+    ck_assert_msg(!lane_is_filling(&lane), "half full is not yet filling");
+    ck_assert(lane_put(&lane, &record) && lane_is_filling(&lane));
+    ck_assert_msg(!budget_take_ring(&page), "nobody listens");
+    for (int look = 0; look < 2; look++) {
+        budget_listen(&page);
+        ck_assert(budget_take_ring(&page));
+        ck_assert(!budget_take_ring(&page));
+    }
+    atomic_store(&memory.head.head, 128);
+    ck_assert_msg(!lane_is_filling(&lane), "room that the consumer gave back counts");
+}
+END_TEST
+
 START_TEST(a_definition_that_does_not_fit_writes_nothing)
 {
     _Alignas(8) uint8_t data[64];
@@ -525,6 +546,7 @@ int main(void)
 #ifndef __SANITIZE_THREAD__
     tcase_add_test(plain, a_reader_that_does_not_wait_for_the_commit_is_caught);
 #endif
+    tcase_add_test(plain, of_all_whose_lanes_fill_one_rings_for_each_look);
     tcase_add_test(plain, a_definition_that_does_not_fit_writes_nothing);
     tcase_add_test(plain, every_latency_falls_into_a_bucket_that_contains_it);
     tcase_add_test(plain, a_spent_pool_of_blocks_still_counts_by_octave);
