@@ -200,12 +200,13 @@ static json_t *destinations_json(const struct pool *pool)
     return list;
 }
 
-/* The whole of what is kept, summed up as a report without actions. */
+/* The whole of what is kept, summed up as a report that tells of actions only what was counted. */
 static void add_totals(json_t *json, const struct pool *pool)
 {
-    static const char *const keys[] = {"overhead", "actions_per_cycle", "dropped", "samples", "window"};
+    static const char *const keys[] = {"overhead", "actions_per_cycle", "dropped", "samples", "window",
+                                       "actions"};
     struct report_facts facts = facts_of(pool);
-    struct report_options options = {.action = "", .limit = 0};
+    struct report_options options = {.counts_only = true};
     /* On the drain thread: nobody else replaces the list. */
     json_t *report = pool->windows.published != NULL
                          ? report_build(&pool->merge, pool->windows.published, &facts, &options)

@@ -67,7 +67,7 @@ struct layout {
     uint32_t version, counts, window_head, totals, cell, worker, page, row, block, action, sample, gone;
 };
 static const struct layout layout = {
-    .version = 4,
+    .version = 5,
     .counts = sizeof(struct piece_counts),
     .window_head = sizeof(struct window_head),
     .totals = sizeof(struct type_totals),

@@ -32,6 +32,7 @@ void merge_close(struct merge *merge)
     names_close(&merge->instructions);
     stacks_close(&merge->stacks);
     actions_close(&merge->actions);
+    cluster_close(&merge->cluster);
     window_put(merge->open);
     for (int i = 0; i < MERGE_TYPES_MOST; i++)
         free(merge->recent[i]);
@@ -104,6 +105,8 @@ struct type_totals *merge_count(struct merge *merge, uint32_t type, const struct
     totals->errors += count->errors;
     totals->profiled += count->profiled;
     totals->latency_sum_ns += count->latency_sum_ns;
+    for (int i = 0; i < DENIALS; i++)
+        totals->denied[i] += count->denied[i];
     if (totals->latency_max_ns < count->latency_max_ns)
         totals->latency_max_ns = count->latency_max_ns;
     return totals;
@@ -124,6 +127,32 @@ void merge_recall(struct merge *merge, const struct type_totals *totals)
 
 /* ---- actions and samples ----------------------------------------------------------------------------- */
 
+/* A sample that is not told together with others of its action stands alone. */
+static void add_alone(struct merge *merge, uint32_t type, double weight, const struct profile_sample *sample)
+{
+    struct profile *profile = &merge->open->profile;
+    struct type_totals *totals = profile_type(profile, type);
+    struct profile_action action = {.weight = weight, .together = 1, .all_ns = sample->wall_ns};
+    struct profile_sample alone = *sample;
+    double wall_ns[SAMPLE_STATES] = {0}, squares[SAMPLE_STATES] = {0};
+    if (totals == NULL)
+        return;
+    alone.line_ns = wall_ns[sample->state] = sample->wall_ns;
+    squares[sample->state] = sample->wall_ns * sample->wall_ns / 1e18;
+    profile_add_states(totals, &action, wall_ns, squares);
+    profile_add_sample(profile, type, &action, &alone);
+}
+
+static struct profile_sample profile_sample_of(const struct held_sample *held)
+{
+    return (struct profile_sample){
+        .stack = held->stack,
+        .state = held->state,
+        .wall_ns = (double)held->wall_ns,
+        .cpu_ns = (double)held->cpu_ns,
+    };
+}
+
 /* Put what a family holds into the types at once, unclassed; its later samples will go there directly. */
 static void fold_family(struct merge *merge, uint32_t root)
 {
@@ -133,11 +162,9 @@ static void fold_family(struct merge *merge, uint32_t root)
         struct action *member = &actions->action[index];
         double weight = merge_weight(&member->begin);
         for (uint32_t s = member->first_sample; s != ACTIONS_NONE; s = actions->sample[s].next) {
-            const struct held_sample *sample = &actions->sample[s];
+            struct profile_sample sample = profile_sample_of(&actions->sample[s]);
             for (uint32_t at = index; at != ACTIONS_NONE; at = actions_enclosing(actions, at))
-                profile_add_sample(&merge->open->profile, actions->action[at].type, sample->stack,
-                                   sample->state, weight * (double)sample->wall_ns,
-                                   weight * (double)sample->cpu_ns, CLASS_NONE, 1);
+                add_alone(merge, actions->action[at].type, weight, &sample);
         }
         actions_drop_samples(actions, index);
         member->folded = true;
@@ -184,9 +211,13 @@ static void add_outside(struct merge *merge, uint32_t stack, const struct record
     static const char name[] = "(outside any action)";
     if (merge->outside == 0)
         merge->outside = names_intern(&merge->types, name, sizeof name - 1);
-    profile_type(&merge->open->profile, merge->outside);
-    profile_add_sample(&merge->open->profile, merge->outside, stack, sample->state, (double)sample->wall_ns,
-                       (double)sample->cpu_ns, CLASS_NONE, 1);
+    struct profile_sample alone = {
+        .stack = stack,
+        .state = sample->state,
+        .wall_ns = (double)sample->wall_ns,
+        .cpu_ns = (double)sample->cpu_ns,
+    };
+    add_alone(merge, merge->outside, 1, &alone);
 }
 
 void merge_sample(struct merge *merge, uint32_t worker, uint32_t stack, const struct record_sample *sample)
@@ -222,39 +253,60 @@ void merge_sample(struct merge *merge, uint32_t worker, uint32_t stack, const st
         if (!actions->action[index].folded)
             return;
     }
+    struct profile_sample told = {
+        .stack = stack,
+        .state = sample->state,
+        .wall_ns = (double)sample->wall_ns,
+        .cpu_ns = (double)sample->cpu_ns,
+    };
     double weight = merge_weight(&actions->action[index].begin);
     for (uint32_t at = index; at != ACTIONS_NONE; at = actions_enclosing(actions, at))
-        profile_add_sample(&merge->open->profile, actions->action[at].type, stack, sample->state,
-                           weight * (double)sample->wall_ns, weight * (double)sample->cpu_ns, CLASS_NONE, 1);
+        add_alone(merge, actions->action[at].type, weight, &told);
+}
+
+/*
+ * Actions of one type inside one root were drawn together, and as a rule are alike. The k-th of them adds
+ * 2k - 1 times its square: so n that are quite alike add up to n², which is the square of their sum. Where
+ * they differ that is too much: the error of nested actions is rather overstated.
+ */
+static double drawn_together(const struct merge *merge, const struct action *action)
+{
+    const struct actions *actions = &merge->actions;
+    const struct action *root = &actions->action[action->root];
+    double before = action != root && root->type == action->type;
+    for (uint32_t at = action != root ? root->family : ACTIONS_NONE; at != ACTIONS_NONE;
+         at = actions->action[at].sibling)
+        before += actions->action[at].closed && actions->action[at].type == action->type;
+    return 2 * before + 1;
 }
 
 /* Put an ended action into its type. */
 static void settle(struct merge *merge, const struct action *action)
 {
     struct profile *profile = &merge->open->profile;
-    double weight = merge_weight(&action->begin);
-    double latency = (double)action->end.latency_ns;
-    enum profile_class class = class_of(merge, action->type, action->end.latency_ns);
+    struct cluster *cluster = &merge->cluster;
     struct type_totals *totals = profile_type(profile, action->type);
+    const struct record_end *end = &action->end;
     if (totals == NULL)
         return;
-    totals->ended++;
-    totals->weight += weight;
-    totals->latency += weight * latency;
-    totals->slow += class == CLASS_SLOW;
-    totals->typical += class == CLASS_TYPICAL;
-    if (action->end.header.flags & END_HAS_RUN_DELAY) {
-        totals->run_delay += weight * (double)action->end.run_delay_ns;
-        totals->run_latency += weight * latency;
-    }
-    if (action->end.cpu_ns != 0) {
-        totals->cpu += weight * (double)action->end.cpu_ns;
-        totals->cpu_latency += weight * latency;
-    }
+    struct profile_action facts = {
+        .weight = merge_weight(&action->begin),
+        .together = drawn_together(merge, action),
+        .class = class_of(merge, action->type, end->latency_ns),
+    };
+    profile_add_end(totals, &facts, end->latency_ns,
+                    end->header.flags & END_HAS_RUN_DELAY ? &end->run_delay_ns : NULL,
+                    end->cpu_ns != 0 ? &end->cpu_ns : NULL);
+    if (action->first_sample == ACTIONS_NONE)
+        return;
+    cluster_sum(cluster, &merge->actions, action->first_sample, &merge->stacks,
+                names_count(&merge->instructions));
+    facts.all_ns = cluster->all_ns;
+    profile_add_states(totals, &facts, cluster->state_ns, cluster->squares);
     for (uint32_t s = action->first_sample; s != ACTIONS_NONE; s = merge->actions.sample[s].next) {
-        const struct held_sample *sample = &merge->actions.sample[s];
-        profile_add_sample(profile, action->type, sample->stack, sample->state,
-                           weight * (double)sample->wall_ns, weight * (double)sample->cpu_ns, class, 1);
+        struct profile_sample sample = profile_sample_of(&merge->actions.sample[s]);
+        sample.line_ns = cluster_line_ns(cluster, &merge->stacks, sample.stack);
+        profile_add_sample(profile, action->type, &facts, &sample);
     }
 }
 

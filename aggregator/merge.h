@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "aggregator/actions.h"
+#include "aggregator/cluster.h"
 #include "aggregator/names.h"
 #include "aggregator/stacks.h"
 #include "aggregator/windows.h"
@@ -41,6 +42,7 @@ struct merge {
     struct names instructions; /* "file:method:line" */
     struct stacks stacks;
     struct actions actions;
+    struct cluster cluster; /* of the action that is being settled */
     struct window *open;
     struct recent_latency *recent[MERGE_TYPES_MOST];
     uint64_t round;
@@ -67,6 +69,7 @@ void merge_sample(struct merge *merge, uint32_t worker, uint32_t stack, const st
 /** What was counted of one type since the last call. `latency_max_ns` is 0 unless it grew. */
 struct merge_count {
     uint64_t count, errors, profiled, latency_sum_ns, latency_max_ns;
+    uint32_t denied[DENIALS];
 };
 /** The totals to add to; the caller adds the buckets by merge_bucket. NULL without memory. */
 struct type_totals *merge_count(struct merge *merge, uint32_t type, const struct merge_count *count);

@@ -152,21 +152,86 @@ static struct cell *cell_or_rest(struct profile *profile, uint32_t type, uint32_
     return cell;
 }
 
-void profile_add_sample(struct profile *profile, uint32_t type, uint32_t stack, enum sample_state state,
-                        double wall_ns, double cpu_ns, enum profile_class class, uint32_t samples)
+static void product_add(struct product *product, const struct profile_action *action, double value)
 {
-    struct cell *cell = cell_or_rest(profile, type, stack, samples);
+    product->shed += (float)(action->together * action->weight * (action->weight - 1) * value);
+    product->kept += (float)(action->weight * value);
+}
+
+static void spread_stack(struct stack_spread *spread, const struct profile_action *action,
+                         const struct profile_sample *sample)
+{
+    double wall = sample->wall_ns / 1e9;
+    product_add(&spread->cross, action, wall * action->all_ns / 1e9);
+    product_add(&spread->apart, action, wall * (action->all_ns - sample->line_ns) / 1e9);
+    spread->ticks += (float)(action->weight * wall * wall);
+}
+
+void profile_add_sample(struct profile *profile, uint32_t type, const struct profile_action *action,
+                        const struct profile_sample *sample)
+{
+    struct cell *cell = cell_or_rest(profile, type, sample->stack, 1);
     if (cell == NULL)
         return;
     size_t index = (size_t)(cell - profile->cell);
+    double wall_ns = action->weight * sample->wall_ns;
     profile->cells_touched[index / 64] |= UINT64_C(1) << (index % 64);
-    cell->samples += samples;
-    cell->wall[state] += wall_ns;
-    cell->cpu += cpu_ns;
-    if (class == CLASS_SLOW)
-        cell->slow[state] += (float)wall_ns;
-    else if (class == CLASS_TYPICAL)
+    cell->samples++;
+    cell->wall[sample->state] += wall_ns;
+    cell->cpu += action->weight * sample->cpu_ns;
+    if (action->class == CLASS_SLOW)
+        cell->slow[sample->state] += (float)wall_ns;
+    else if (action->class == CLASS_TYPICAL)
         cell->typical += (float)wall_ns;
+    spread_stack(&cell->spread, action, sample);
+}
+
+void profile_add_states(struct type_totals *totals, const struct profile_action *action,
+                        const double wall_ns[SAMPLE_STATES], const double squares[SAMPLE_STATES])
+{
+    struct type_spread *spread = &totals->spread;
+    double weight = action->weight, all = action->all_ns / 1e9, drawn = weight * all;
+    totals->sampled++;
+    product_add(&spread->all, action, all * all);
+    for (int state = 0; state < SAMPLE_STATES; state++) {
+        double wall = wall_ns[state] / 1e9;
+        product_add(&spread->own[state], action, wall * wall);
+        product_add(&spread->cross[state], action, wall * all);
+        spread->ticks[state] += (float)(weight * squares[state]);
+    }
+    if (action->class == CLASS_SLOW)
+        spread->slow += (float)(action->together * drawn * drawn);
+    else if (action->class == CLASS_TYPICAL)
+        spread->typical += (float)(action->together * drawn * drawn);
+}
+
+void profile_add_end(struct type_totals *totals, const struct profile_action *action, uint64_t latency_ns,
+                     const uint64_t *run_delay_ns, const uint64_t *cpu_ns)
+{
+    struct type_spread *spread = &totals->spread;
+    double weight = action->weight, latency = (double)latency_ns,
+           shed = action->together * weight * (weight - 1) / 1e18;
+    totals->ended++;
+    totals->weight += weight;
+    totals->latency += weight * latency;
+    totals->slow += action->class == CLASS_SLOW;
+    totals->typical += action->class == CLASS_TYPICAL;
+    if (run_delay_ns != NULL) {
+        double delay = (double)*run_delay_ns;
+        totals->run_delay += weight * delay;
+        totals->run_latency += weight * latency;
+        spread->run_own += (float)(shed * delay * delay);
+        spread->run_cross += (float)(shed * delay * latency);
+        spread->run_latency += (float)(shed * latency * latency);
+    }
+    if (cpu_ns != NULL) {
+        double cpu = (double)*cpu_ns;
+        totals->cpu += weight * cpu;
+        totals->cpu_latency += weight * latency;
+        spread->cpu_own += (float)(shed * cpu * cpu);
+        spread->cpu_cross += (float)(shed * cpu * latency);
+        spread->cpu_latency += (float)(shed * latency * latency);
+    }
 }
 
 struct cell *profile_cell(struct profile *profile, uint32_t type, uint32_t stack)
@@ -188,6 +253,27 @@ static double factor_of(const struct type_totals *totals)
     return totals->weight > 0 && totals->count > 0 ? (double)totals->count / totals->weight : 1.0;
 }
 
+/* Both kinds of spread are sums in floats and nothing else. */
+static void scale_sums(void *spread, size_t bytes, double factor)
+{
+    float *sum = spread;
+    for (size_t i = 0; i < bytes / sizeof *sum; i++)
+        sum[i] = (float)(sum[i] * factor);
+}
+
+static void add_sums(void *into, const void *from, size_t bytes)
+{
+    float *sum = into;
+    const float *add = from;
+    for (size_t i = 0; i < bytes / sizeof *sum; i++)
+        sum[i] += add[i];
+}
+
+void profile_add_spread(struct stack_spread *into, const struct stack_spread *from)
+{
+    add_sums(into, from, sizeof *into);
+}
+
 void profile_rescale(struct profile *profile)
 {
     for (uint32_t i = 0; i < profile->cells; i++) {
@@ -200,6 +286,7 @@ void profile_rescale(struct profile *profile)
         }
         cell->cpu *= factor;
         cell->typical = (float)(cell->typical * factor);
+        scale_sums(&cell->spread, sizeof cell->spread, factor * factor);
     }
     for (uint32_t i = 0; i < profile->types; i++) {
         struct type_totals *totals = &profile->type[i];
@@ -210,6 +297,7 @@ void profile_rescale(struct profile *profile)
         totals->run_latency *= factor;
         totals->cpu *= factor;
         totals->cpu_latency *= factor;
+        scale_sums(&totals->spread, sizeof totals->spread, factor * factor);
     }
 }
 
@@ -226,13 +314,17 @@ static int merge_type(struct profile *into, const struct type_totals *from)
     totals->latency_sum_ns += from->latency_sum_ns;
     if (totals->latency_max_ns < from->latency_max_ns)
         totals->latency_max_ns = from->latency_max_ns;
+    for (int i = 0; i < DENIALS; i++)
+        totals->denied[i] += from->denied[i];
     totals->ended += from->ended;
+    totals->sampled += from->sampled;
     totals->weight += from->weight;
     totals->latency += from->latency;
     totals->run_delay += from->run_delay;
     totals->run_latency += from->run_latency;
     totals->cpu += from->cpu;
     totals->cpu_latency += from->cpu_latency;
+    add_sums(&totals->spread, &from->spread, sizeof totals->spread);
     return histogram_merge(&totals->histogram, &from->histogram);
 }
 
@@ -249,6 +341,7 @@ int profile_merge(struct profile *into, const struct profile *from)
         sum->samples += cell->samples;
         sum->typical += cell->typical;
         sum->cpu += cell->cpu;
+        profile_add_spread(&sum->spread, &cell->spread);
         for (int state = 0; state < SAMPLE_STATES; state++) {
             sum->wall[state] += cell->wall[state];
             sum->slow[state] += cell->slow[state];

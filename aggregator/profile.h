@@ -15,7 +15,8 @@
 #include <stdint.h>
 
 #include "aggregator/histogram.h"
-#include "shm/record.h"
+#include "aggregator/spread.h"
+#include "shm/counters.h"
 
 enum {
     PROFILE_CELLS_MOST = 16384, /* (type, stack) pairs a profile; past it: the type's empty stack */
@@ -28,6 +29,22 @@ enum profile_class {
     CLASS_SLOW,    /* at least the 95th percentile */
 };
 
+/** What the samples of one profiled action have in common. */
+struct profile_action {
+    double weight;
+    double together; /* how much more the lottery adds to the variance, where several were drawn as one */
+    double all_ns;   /* wall time of all of them */
+    enum profile_class class;
+};
+
+/** Samples of one stack in one action, unweighted. */
+struct profile_sample {
+    uint32_t stack;
+    enum sample_state state;
+    double wall_ns, cpu_ns;
+    double line_ns; /* wall time of all the action's samples whose leaf is the same line */
+};
+
 /** Time seen at one stack in actions of one type: self values, weighted, in ns. */
 struct cell {
     uint32_t type, stack;
@@ -36,6 +53,7 @@ struct cell {
     double wall[SAMPLE_STATES];
     double cpu;
     float slow[SAMPLE_STATES]; /* wall time in slow actions */
+    struct stack_spread spread;
 };
 
 struct type_totals {
@@ -44,13 +62,16 @@ struct type_totals {
     uint32_t touched;       /* 1: perhaps changed since profile_commit */
     /* exact, of every ended action */
     uint64_t count, errors, profiled, latency_sum_ns, latency_max_ns;
+    uint64_t denied[DENIALS]; /* why the rest was not profiled */
     struct histogram histogram;
     /* of the profiled actions whose end was merged, weighted */
-    uint64_t ended; /* their number, unweighted */
+    uint64_t ended;   /* their number, unweighted */
+    uint64_t sampled; /* of these, in which a tick fell */
     double weight;
     double latency;                /* ns */
     double run_delay, run_latency; /* ns; of those where the run delay was measured */
     double cpu, cpu_latency;       /* ns; of those where the CPU time was measured */
+    struct type_spread spread;
 };
 
 struct profile {
@@ -74,9 +95,21 @@ struct type_totals *profile_type(struct profile *profile, uint32_t type);
 /** The same, NULL if it is not there. */
 const struct type_totals *profile_find_type(const struct profile *profile, uint32_t type);
 
-/** Add `samples` samples of one stack. */
-void profile_add_sample(struct profile *profile, uint32_t type, uint32_t stack, enum sample_state state,
-                        double wall_ns, double cpu_ns, enum profile_class class, uint32_t samples);
+/** Add one sample of an action to its type's stacks. */
+void profile_add_sample(struct profile *profile, uint32_t type, const struct profile_action *action,
+                        const struct profile_sample *sample);
+
+/** Add to a type what an action's samples came to by state: their time, and the squares (s²) of each one's.
+ */
+void profile_add_states(struct type_totals *totals, const struct profile_action *action,
+                        const double wall_ns[SAMPLE_STATES], const double squares[SAMPLE_STATES]);
+
+/** Add what was measured when the action ended; NULL: it was not. */
+void profile_add_end(struct type_totals *totals, const struct profile_action *action, uint64_t latency_ns,
+                     const uint64_t *run_delay_ns, const uint64_t *cpu_ns);
+
+/** Add to what is known of a stack what is known of another, as if they were one. */
+void profile_add_spread(struct stack_spread *into, const struct stack_spread *from);
 
 /** The cell of just this type and stack, added if need be; NULL without memory or past the bound. */
 struct cell *profile_cell(struct profile *profile, uint32_t type, uint32_t stack);

@@ -126,6 +126,11 @@ int taken_row(struct taken *taken, struct merge *merge, uint32_t row, uint32_t t
         .latency_sum_ns = taken_word(&last->latency_sum_ns,
                                      atomic_load_explicit(&now->latency_sum_ns, memory_order_relaxed), &rc),
     };
+    for (int i = 0; i < DENIALS; i++) {
+        uint32_t denied = atomic_load_explicit(&now->denied[i], memory_order_relaxed);
+        count.denied[i] = denied - last->denied[i]; /* right also where it has wrapped */
+        last->denied[i] = denied;
+    }
     uint64_t max = atomic_load_explicit(&now->latency_max_ns, memory_order_relaxed);
     if (taken_word(&last->latency_max_ns, max, &rc) != 0)
         count.latency_max_ns = max;

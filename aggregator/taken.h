@@ -27,6 +27,7 @@ struct taken_page {
 struct taken_row {
     uint64_t changes, count, errors, profiled, latency_sum_ns, latency_max_ns;
     uint32_t octave[HISTOGRAM_OCTAVES]; /* the block's number, or OCTAVE_COARSE | count */
+    uint32_t denied[DENIALS];
 };
 
 struct taken {

@@ -280,6 +280,8 @@ static void copy_row(const struct counters *counters, uint32_t r, struct changed
     to->profiled = load(&from->profiled);
     to->latency_sum_ns = load(&from->latency_sum_ns);
     to->latency_max_ns = load(&from->latency_max_ns);
+    for (int i = 0; i < DENIALS; i++)
+        to->denied[i] = atomic_load_explicit(&from->denied[i], memory_order_relaxed);
     for (int i = 0; i < HISTOGRAM_OCTAVES; i++) {
         uint32_t slot = atomic_load_explicit(&from->octave[i], memory_order_relaxed);
         to->octave[i] = slot;

@@ -158,7 +158,7 @@ static void burst(struct synthetic *s, const uint32_t stack[STACKS])
                              .latency_ns = NS_PER_SECOND / BURSTS_HZ,
                              .type = 1};
     lane_put(&s->segment.lanes[LANE_ACTION], &end);
-    counters_add(s->segment.counters, 1, NS_PER_SECOND / BURSTS_HZ, false, true);
+    counters_add(s->segment.counters, 1, NS_PER_SECOND / BURSTS_HZ, false, DENIALS);
 }
 
 /* Owns `count` segments until it is killed. Writes to one after the other, so that none is in step with

@@ -191,7 +191,7 @@ static uint64_t word(const _Atomic uint64_t *value)
 
 static PyObject *status(PyObject *module, PyObject *unused)
 {
-    static const char *const reasons[DENIALS] = {"no_rates", "paused",    "lottery",
+    static const char *const reasons[DENIALS] = {"no_rates", "overhead",  "lottery",
                                                  "cap",      "lane_full", "no_slot"};
     if (!worker_is_attached())
         return Py_BuildValue("{sOsOss}", "attached", Py_False, "enabled", worker.enabled ? Py_True : Py_False,

@@ -158,13 +158,15 @@ void slot_reclaim(uint32_t i, uint64_t serial)
         atomic_fetch_sub_explicit(&slots.armed, 1, memory_order_seq_cst);
 }
 
-/* The rare part: an admitted action tells its begin. */
-static bool begin_profiled(struct action *action, uint32_t row, const struct action *parent)
+/* The rare part: an admitted action tells its begin. Returns DENIALS, or why it could not. */
+static enum denial begin_profiled(struct action *action, uint32_t row, const struct action *parent)
 {
     struct rates rates;
     uint64_t generation = 0;
-    if (!limits_rates(&rates, &generation))
-        return false;
+    if (!limits_rates(&rates, &generation)) {
+        counter_add(&worker.segment.worker->denied[DENIED_NO_RATES], parent == NULL);
+        return DENIED_NO_RATES;
+    }
     action->serial = ++next_serial;
     action->parent_serial = parent != NULL ? parent->serial : 0;
     action->begin_cpu_ns = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
@@ -184,16 +186,16 @@ static bool begin_profiled(struct action *action, uint32_t row, const struct act
     if (!lane_put(&worker.segment.lanes[LANE_ACTION], &record)) {
         action->serial = 0;
         counter_add(&worker.segment.worker->denied[DENIED_LANE_FULL], 1);
-        return false;
+        return DENIED_LANE_FULL;
     }
     TESTPOINT("action-begun"); /* The aggregator sees an action that will never end. */
     if (!arm(action, parent) && parent == NULL)
         counter_add(&worker.segment.worker->denied[DENIED_NO_SLOT], 1); /* profiled, but never sampled */
-    return true;
+    return DENIALS;
 }
 
-/* Whether a root is admitted; counts why not. */
-static bool admit(struct action *action, uint32_t hash)
+/* Whether a root is admitted (DENIALS); counts why not. */
+static enum denial admit(struct action *action, uint32_t hash)
 {
     bool room = !atomic_load_explicit(&worker.want_fresh_segment, memory_order_relaxed) ||
                 worker_renew_segment(action->begin_ns);
@@ -203,11 +205,11 @@ static bool admit(struct action *action, uint32_t hash)
     counter_add(&page->seen[stratum], 1);
     if (!room) {
         counter_add(&page->denied[DENIED_LANE_FULL], 1);
-        return false;
+        return DENIED_LANE_FULL;
     }
     if (atomic_load_explicit(&slots.armed, memory_order_relaxed) >= SLOTS) {
         counter_add(&page->denied[DENIED_NO_SLOT], 1);
-        return false;
+        return DENIED_NO_SLOT;
     }
     enum denial denial =
         limits_admit(stratum, action->begin_ns, (uint32_t)(worker_random() >> 32), &action->probability);
@@ -215,9 +217,8 @@ static bool admit(struct action *action, uint32_t hash)
         counter_add(&page->denied[denial], 1);
         if (denial == DENIED_NO_RATES)
             sampler_look_for_aggregator(action->begin_ns);
-        return false;
     }
-    return true;
+    return denial;
 }
 
 void action_begin(struct action *action, const char *name, size_t length, bool settled,
@@ -253,18 +254,18 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
     else
         action_make_uuid(action->task_uuid);
 
-    bool profile;
     if (parent != NULL) {
-        profile = parent->serial != 0;
+        action->denial = parent->denial;
         action->probability = parent->probability;
     } else {
-        profile = admit(action, action->path_hash);
+        action->denial = (uint8_t)admit(action, action->path_hash);
     }
-    if (!profile)
+    if (action->denial != DENIALS)
         return;
     uint64_t start = clock_monotonic_ns();
     uint32_t row = settled ? types_row(&worker.segment, name, length) : 0;
-    if (begin_profiled(action, row, parent) && action->is_root)
+    action->denial = (uint8_t)begin_profiled(action, row, parent);
+    if (action->denial == DENIALS && action->is_root)
         counter_add(&worker.segment.worker->admitted, 1);
     meter_exact(&worker.meter, clock_monotonic_ns() - start);
 }
@@ -316,7 +317,7 @@ bool action_end(struct action *action, const char *name, size_t length, bool err
     uint32_t row = types_row(&worker.segment, name, length);
     if (action->is_root)
         types_learn(action->path_hash, name, length);
-    counters_add(worker.segment.counters, row, latency, error, action->serial != 0);
+    counters_add(worker.segment.counters, row, latency, error, (enum denial)action->denial);
     TESTPOINT(
         "action-counted"); /* The aggregator counts it; if it was profiled, what it did is never settled. */
     if (action->serial != 0)

@@ -68,6 +68,7 @@ struct action {
     bool open;
     bool is_root;
     bool has_delay;
+    uint8_t denial; /* enum denial: why it is not profiled; DENIALS if it is */
     uint8_t task_uuid[16];
 };
 

@@ -30,6 +30,17 @@ enum {
 };
 #define OCTAVE_COARSE UINT32_C(0x80000000)
 
+/** Why an action was not profiled. */
+enum denial {
+    DENIED_NO_RATES = 0,  /* no aggregator, or its file is stale */
+    DENIED_PAUSED = 1,    /* the overhead budget is spent */
+    DENIED_LOTTERY = 2,   /* not drawn */
+    DENIED_CAP = 3,       /* drawn, but the cycle's cap was used up */
+    DENIED_LANE_FULL = 4, /* no room for its begin record */
+    DENIED_NO_SLOT = 5,   /* too many profiled actions open in this process */
+    DENIALS = 6,
+};
+
 struct counter_row {
     _Atomic uint64_t changes;
     _Atomic uint64_t count;    /* actions ended */
@@ -38,7 +49,8 @@ struct counter_row {
     _Atomic uint64_t latency_sum_ns;
     _Atomic uint64_t latency_max_ns;
     _Atomic uint32_t octave[HISTOGRAM_OCTAVES];
-    uint32_t pad[8];
+    _Atomic uint32_t denied[DENIALS]; /* of the rest, why; may wrap */
+    uint32_t pad[2];
 };
 _Static_assert(sizeof(struct counter_row) == 192, "ABI");
 
@@ -81,9 +93,10 @@ static inline void counter_add(_Atomic uint64_t *word, uint64_t n)
     atomic_store_explicit(word, atomic_load_explicit(word, memory_order_relaxed) + n, memory_order_relaxed);
 }
 
-/** Count one ended action in `row`. Only with the GIL held. About 10 ns. */
+/** Count one ended action in `row`; `denial` DENIALS: it was profiled. Only with the GIL held. About 10 ns.
+ */
 static inline void counters_add(struct counters *counters, uint32_t row, uint64_t latency_ns, bool error,
-                                bool profiled)
+                                enum denial denial)
 {
     struct counter_row *r = &counters->row[row];
     uint32_t bucket = histogram_bucket(latency_ns);
@@ -114,8 +127,12 @@ static inline void counters_add(struct counters *counters, uint32_t row, uint64_
         atomic_store_explicit(&r->latency_max_ns, latency_ns, memory_order_relaxed);
     if (error)
         counter_add(&r->errors, 1);
-    if (profiled)
+    if (denial == DENIALS)
         counter_add(&r->profiled, 1);
+    else
+        atomic_store_explicit(&r->denied[denial],
+                              atomic_load_explicit(&r->denied[denial], memory_order_relaxed) + 1,
+                              memory_order_relaxed);
     atomic_store_explicit(&r->changes, atomic_load_explicit(&r->changes, memory_order_relaxed) + 1,
                           memory_order_release);
     TESTPOINT("counter-changes-stored"); /* The aggregator will read the row, with the whole action. */

@@ -30,7 +30,7 @@
 
 #define SEGMENT_MAGIC UINT64_C(0x746e656d67734d50) /* "PMsgment" */
 #define SEGMENT_ABI_MAJOR 1u
-#define SEGMENT_ABI_MINOR 1u /* 0 had no `alive` */
+#define SEGMENT_ABI_MINOR 2u /* 0 had no `alive`, 1 no reasons by type */
 #define SEGMENT_ENDIAN_TAG UINT32_C(0x01020304)
 
 enum {
@@ -76,17 +76,6 @@ _Static_assert(sizeof(struct segment_header) <= SEGMENT_PAGE, "one page");
 enum segment_state {
     SEGMENT_ACTIVE = 0,
     SEGMENT_CLOSED = 1, /* the worker will write nothing more */
-};
-
-/** Why an action was not profiled. */
-enum denial {
-    DENIED_NO_RATES = 0,  /* no aggregator, or its file is stale */
-    DENIED_PAUSED = 1,    /* the overhead budget is spent */
-    DENIED_LOTTERY = 2,   /* not drawn */
-    DENIED_CAP = 3,       /* drawn, but the cycle's cap was used up */
-    DENIED_LANE_FULL = 4, /* no room for its begin record */
-    DENIED_NO_SLOT = 5,   /* too many profiled actions open in this process */
-    DENIALS = 6,
 };
 
 /** Written by the worker, each word by one producer (noted behind it: S the sampler, G with the GIL held). */

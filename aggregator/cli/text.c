@@ -3,13 +3,15 @@
 
 #include <ctype.h>
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 enum {
     BAR = 20, /* characters of a full bar */
     SHOWN = 32,
-    FEW_SAMPLES = 3, /* up to so many, a row says how many it rests on */
-    DECISIONS = 5,   /* of the budget, the newest */
+    STATUS_TYPES = 10, /* of the most wall time, with what was profiled of them */
+    FEW_SAMPLES = 3,   /* up to so many, a row says how many it rests on */
+    DECISIONS = 5,     /* of the budget, the newest */
 };
 
 #define LEAST_SHARE 0.0005
@@ -63,6 +65,18 @@ static const char *show_percent(double ratio, char shown[SHOWN])
     if (isnan(ratio))
         return strcpy(shown, "-");
     snprintf(shown, SHOWN, "%.*f %%", ratio < 0.0995 ? 2 : 1, ratio * 100);
+    return shown;
+}
+
+/* What 95 figures in 100 are off by at most, in points of a percentage of `whole`; nothing where a report
+ * says nothing of it. */
+static const char *show_error(const json_t *object, const char *key, double whole, char shown[SHOWN])
+{
+    const json_t *se = json_object_get(object, "se");
+    double error = number(se, key) / whole * 196;
+    shown[0] = '\0';
+    if (json_object_get(se, key) != NULL)
+        snprintf(shown, SHOWN, isnan(error) ? " +- ?" : " +- %.*f", error < 9.95 ? 1 : 0, error);
     return shown;
 }
 
@@ -140,7 +154,7 @@ static void print_states(FILE *out, const json_t *action)
         const char *name;
         double share;
     } states[] = {{"cpu", 0}, {"native", 0}, {"gil_wait", 0}, {"blocked", 0}, {"runnable", 0}};
-    char shown[SHOWN];
+    char shown[SHOWN], error[SHOWN];
     double wall = number_or_zero(action, "wall");
     unsigned known = 0, shares = 0;
     for (unsigned i = 0; i < 5; i++) {
@@ -157,8 +171,8 @@ static void print_states(FILE *out, const json_t *action)
         fprintf(out, "where it went is not known: none was profiled");
     for (unsigned i = 0; i < known; i++)
         if (i == 0 || states[i].share >= LEAST_SHARE)
-            fprintf(out, "%s%s %s", shares++ == 0 ? "" : ", ", states[i].name,
-                    show_percent(states[i].share, shown));
+            fprintf(out, "%s%s %s%s", shares++ == 0 ? "" : ", ", states[i].name,
+                    show_percent(states[i].share, shown), show_error(action, states[i].name, wall, error));
 }
 
 static void print_bar(FILE *out, double share)
@@ -170,19 +184,23 @@ static void print_bar(FILE *out, double share)
 
 static void print_hot(FILE *out, const json_t *hot)
 {
-    char a[SHOWN], b[SHOWN];
+    char a[SHOWN], b[SHOWN], c[SHOWN];
     size_t i;
     json_t *row;
     json_array_foreach(hot, i, row)
     {
+        bool noise = json_is_true(json_object_get(row, "noise"));
         fprintf(out, "    ");
         print_bar(out, number(row, "share"));
-        fprintf(out, " %7s %8s  %-8s  ", show_percent(number(row, "share"), a),
-                show_time(number(row, "self_time"), b), text(row, "state"));
+        fprintf(out, " %7s%-7s %8s  %-8s  ", show_percent(number(row, "share"), a),
+                show_error(row, "share", 1, c), show_time(number(row, "self_time"), b), text(row, "state"));
         print_name(out, text(row, "instruction"));
         double samples = number_or_zero(row, "samples");
         if (samples > 0 && samples <= FEW_SAMPLES)
-            fprintf(out, " (%.0f sample%s)", samples, samples == 1 ? "" : "s");
+            fprintf(out, " (%.0f sample%s%s)", samples, samples == 1 ? "" : "s",
+                    noise ? ": mostly noise" : "");
+        else if (noise)
+            fprintf(out, " (mostly noise)");
         putc('\n', out);
     }
 }
@@ -200,7 +218,22 @@ static void print_slow_because(FILE *out, const json_t *rows)
                 show_percent(number(row, "share_slow"), a), show_percent(number(row, "share_typical"), b),
                 text(row, "state"));
         print_name(out, text(row, "instruction"));
-        putc('\n', out);
+        fprintf(out, "%s\n", json_is_true(json_object_get(row, "noise")) ? " (mostly noise)" : "");
+    }
+}
+
+/* "; not profiled: 900 lottery, 3 cap": why actions were not profiled; the reasons that there were. */
+static void print_denied(FILE *out, const json_t *denied)
+{
+    const char *reason, *before = "; not profiled: ";
+    json_t *count;
+    json_object_foreach((json_t *)denied, reason, count)
+    {
+        if (!(json_number_value(count) > 0))
+            continue;
+        fprintf(out, "%s%.0f ", before, json_number_value(count));
+        print_name(out, reason);
+        before = ", ";
     }
 }
 
@@ -208,8 +241,10 @@ static void print_counts(FILE *out, const json_t *action)
 {
     char shown[5][SHOWN];
     const json_t *latency = json_object_get(action, "latency");
-    fprintf(out, "  %.0f ended, %.0f with an error, %.0f profiled\n", number_or_zero(action, "count"),
+    fprintf(out, "  %.0f ended, %.0f with an error, %.0f profiled", number_or_zero(action, "count"),
             number_or_zero(action, "errors"), number_or_zero(action, "profiled"));
+    print_denied(out, json_object_get(action, "denied"));
+    putc('\n', out);
     fprintf(out, "  p50 %s, p90 %s, p99 %s, max %s, mean %s\n", show_time(number(latency, "p50"), shown[0]),
             show_time(number(latency, "p90"), shown[1]), show_time(number(latency, "p99"), shown[2]),
             show_time(number(latency, "max"), shown[3]), show_time(number(latency, "mean"), shown[4]));
@@ -381,6 +416,17 @@ static void print_pool(FILE *out, const json_t *pool)
         fprintf(out, ", attached for %s, %.0f samples, %.0f records dropped\n",
                 show_time(number(one, "attached_seconds"), a), number_or_zero(one, "samples"),
                 number_or_zero(one, "dropped"));
+    }
+    json_array_foreach(json_object_get(pool, "actions"), i, one)
+    {
+        if (i < STATUS_TYPES) {
+            fprintf(out, "  ");
+            print_name(out, text(one, "action_type"));
+            fprintf(out, ": %.0f ended, %.0f profiled", number_or_zero(one, "count"),
+                    number_or_zero(one, "profiled"));
+            print_denied(out, json_object_get(one, "denied"));
+            putc('\n', out);
+        }
     }
     json_array_foreach(json_object_get(pool, "destinations"), i, one)
     {

@@ -68,9 +68,11 @@ static void add_cell(struct lines *lines, const struct cell *cell, double runnab
     line->typical += cell->typical;
     lines->typical_total += cell->typical;
     line->samples += cell->samples;
+    profile_add_spread(&line->spread, &cell->spread);
     lines->walk++;
     if (cell->stack == 0) {
         line->time += total;
+        profile_add_spread(&line->around, &cell->spread);
         line->seen = lines->walk;
         return;
     }
@@ -79,6 +81,7 @@ static void add_cell(struct lines *lines, const struct cell *cell, double runnab
         line = touch(lines, at.instruction);
         if (line->seen != lines->walk) { /* a recursion counts once */
             line->time += total;
+            profile_add_spread(&line->around, &cell->spread);
             line->seen = lines->walk;
         }
         node = at.parent;

@@ -23,6 +23,7 @@ struct line {
     double self[LINE_STATES];
     double self_total, time; /* time: inclusive, once a stack */
     double slow[SAMPLE_STATES], slow_total, typical;
+    struct stack_spread spread, around; /* of the self time; of all of its time (`apart` is not known) */
     uint32_t samples;
     uint32_t seen; /* the walk that saw it last */
     bool listed;   /* it stands in `used` */

@@ -1,12 +1,14 @@
 /* The report object: see report.h. */
 #include "aggregator/encode/report.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "aggregator/budget.h"
 #include "aggregator/encode/instant.h"
 #include "aggregator/encode/lines.h"
+#include "aggregator/encode/standard_error.h"
 #include "aggregator/encode/tree.h"
 #include "shm/rates.h"
 
@@ -14,6 +16,7 @@
 struct split {
     bool known;
     double state[SAMPLE_STATES], runnable;
+    double state_error[SAMPLE_STATES], runnable_error; /* NAN: not known */
     bool has_runnable;
     double scale;         /* sampled ns -> seconds */
     double waiting_share; /* of cpu and native that was runnable */
@@ -24,8 +27,8 @@ static double seconds(uint64_t ns)
     return (double)ns / 1e9;
 }
 
-static struct split split_of(const struct type_totals *totals, const struct cell *cell, uint32_t cells,
-                             double wall)
+static struct split split_of(const struct type_totals *totals, const struct standard_error *basis,
+                             const struct cell *cell, uint32_t cells, double wall)
 {
     struct split split = {0};
     double sampled = 0;
@@ -38,6 +41,9 @@ static struct split split_of(const struct type_totals *totals, const struct cell
         split.known = true;
         split.scale = wall / sampled;
         for (int state = 0; state < SAMPLE_STATES; state++)
+            split.state_error[state] =
+                wall * standard_error_state(basis, state, split.state[state] / sampled);
+        for (int state = 0; state < SAMPLE_STATES; state++)
             split.state[state] *= split.scale;
     } else if (totals->ended > 0 && totals->cpu_latency > 0) {
         /* Too short to be sampled, but the thread's CPU clock was read. */
@@ -45,45 +51,97 @@ static struct split split_of(const struct type_totals *totals, const struct cell
         split.known = true;
         split.state[STATE_CPU] = wall * (share < 1 ? share : 1);
         split.state[STATE_BLOCKED] = wall - split.state[STATE_CPU];
+        split.state_error[STATE_CPU] = split.state_error[STATE_BLOCKED] = wall * standard_error_cpu(totals);
     }
     if (!split.known || totals->run_latency <= 0)
         return split;
     double waiting = wall * totals->run_delay / totals->run_latency;
     split.has_runnable = true;
+    split.runnable_error = wall * standard_error_run_delay(totals);
     if (sampled <= 0) { /* a CPU clock, unlike a sample, does not count waiting for a core */
         split.runnable = waiting < split.state[STATE_BLOCKED] ? waiting : split.state[STATE_BLOCKED];
         split.state[STATE_BLOCKED] -= split.runnable;
+        split.state_error[STATE_BLOCKED] = hypot(split.state_error[STATE_BLOCKED], split.runnable_error);
         return split;
     }
     double running = split.state[STATE_CPU] + split.state[STATE_NATIVE];
     split.runnable = waiting < running ? waiting : running;
     split.waiting_share = running > 0 ? split.runnable / running : 0;
-    split.state[STATE_CPU] *= 1 - split.waiting_share;
-    split.state[STATE_NATIVE] *= 1 - split.waiting_share;
+    for (enum sample_state state = STATE_CPU; state <= STATE_NATIVE; state++) {
+        /* What waited and what was sampled as running go together rather than apart: this is the larger. */
+        double of_waiting = running > 0 ? split.state[state] / running * split.runnable_error : 0;
+        split.state_error[state] = hypot((1 - split.waiting_share) * split.state_error[state], of_waiting);
+        split.state[state] *= 1 - split.waiting_share;
+    }
     return split;
 }
 
 static json_t *real_or_null(bool known, double value)
 {
-    return known ? json_real(value) : json_null();
+    return known && isfinite(value) ? json_real(value) : json_null();
 }
 
-static json_t *hot_json(struct lines *lines, const struct split *split, double wall, uint32_t limit)
+/* Standard errors stand in an object `se` beside the figures that they are of, under the same keys. */
+static void set_error(json_t *of, const char *key, double error)
+{
+    json_t *se = json_object_get(of, "se");
+    if (se == NULL)
+        json_object_set_new(of, "se", se = json_object());
+    json_object_set_new(se, key, real_or_null(true, error));
+}
+
+static json_t *hot_row(const struct lines *lines, uint32_t instruction, const struct split *split,
+                       const struct standard_error *basis, double wall)
+{
+    const struct line *line = &lines->line[instruction];
+    double self = line->self_total * split->scale, share = wall > 0 ? self / wall : 0.0;
+    double time = line->time * split->scale;
+    const struct stack_spread *spread = &line->spread, *around = &line->around;
+    struct product own = {spread->cross.shed - spread->apart.shed, spread->cross.kept - spread->apart.kept};
+    double share_error = standard_error_share(basis, own, spread->cross, (double)spread->ticks, share);
+    double time_error = standard_error_share(basis, around->cross, around->cross, (double)around->ticks,
+                                             wall > 0 ? time / wall : 0.0);
+    json_t *row =
+        json_pack("{s:s,s:f,s:f,s:f,s:s,s:I}", "instruction",
+                  names_text(&lines->merge->instructions, instruction), "self_time", self, "time", time,
+                  "share", share, "state", lines_self_state(line), "samples", (json_int_t)line->samples);
+    set_error(row, "self_time", wall * share_error);
+    set_error(row, "time", wall * time_error);
+    set_error(row, "share", share_error);
+    json_object_set_new(row, "noise", json_boolean(standard_error_is_noise(share_error, share)));
+    return row;
+}
+
+static json_t *hot_json(struct lines *lines, const struct split *split, const struct standard_error *basis,
+                        double wall, uint32_t limit)
 {
     json_t *hot = json_array();
     lines_by_self(lines);
     for (uint32_t i = 0; i < lines->used_count && i < limit; i++) {
-        const struct line *line = &lines->line[lines->used[i]];
-        if (line->self_total <= 0)
+        if (lines->line[lines->used[i]].self_total <= 0)
             break;
-        json_array_append_new(hot, json_pack("{s:s,s:f,s:f,s:f,s:s,s:I}", "instruction",
-                                             names_text(&lines->merge->instructions, lines->used[i]),
-                                             "self_time", line->self_total * split->scale, "time",
-                                             line->time * split->scale, "share",
-                                             wall > 0 ? line->self_total * split->scale / wall : 0.0, "state",
-                                             lines_self_state(line), "samples", (json_int_t)line->samples));
+        json_array_append_new(hot, hot_row(lines, lines->used[i], split, basis, wall));
     }
     return hot;
+}
+
+static json_t *reason_row(const struct lines *lines, uint32_t instruction, const struct type_totals *totals)
+{
+    const struct line *line = &lines->line[instruction];
+    double slow = line->slow_total / lines->slow_total, typical = line->typical / lines->typical_total;
+    double slow_error =
+        standard_error_at_most(totals->slow, (double)totals->spread.slow, lines->slow_total / 1e9, slow);
+    double typical_error = standard_error_at_most(totals->typical, (double)totals->spread.typical,
+                                                  lines->typical_total / 1e9, typical);
+    json_t *row = json_pack("{s:s,s:f,s:f,s:s}", "instruction",
+                            names_text(&lines->merge->instructions, instruction), "share_slow", slow,
+                            "share_typical", typical, "state", lines_state(line->slow, SAMPLE_STATES));
+    set_error(row, "share_slow", slow_error);
+    set_error(row, "share_typical", typical_error);
+    json_object_set_new(
+        row, "noise",
+        json_boolean(standard_error_is_noise(hypot(slow_error, typical_error), slow - typical)));
+    return row;
 }
 
 static json_t *reasons_json(struct lines *lines, const struct type_totals *totals)
@@ -94,14 +152,9 @@ static json_t *reasons_json(struct lines *lines, const struct type_totals *total
         return reasons;
     lines_by_difference(lines);
     for (uint32_t i = 0; i < lines->used_count && i < REPORT_REASONS; i++) {
-        const struct line *line = &lines->line[lines->used[i]];
-        if (lines_difference(lines, line) < REPORT_LEAST_DIFFERENCE)
+        if (lines_difference(lines, &lines->line[lines->used[i]]) < REPORT_LEAST_DIFFERENCE)
             break;
-        json_array_append_new(reasons, json_pack("{s:s,s:f,s:f,s:s}", "instruction",
-                                                 names_text(&lines->merge->instructions, lines->used[i]),
-                                                 "share_slow", line->slow_total / lines->slow_total,
-                                                 "share_typical", line->typical / lines->typical_total,
-                                                 "state", lines_state(line->slow, SAMPLE_STATES)));
+        json_array_append_new(reasons, reason_row(lines, lines->used[i], totals));
     }
     return reasons;
 }
@@ -117,6 +170,42 @@ static json_t *latency_json(const struct type_totals *totals)
                      histogram_quantile(histogram, 0.99, max) / 1e9, "max", seconds(max));
 }
 
+static json_t *denied_json(const uint64_t denied[DENIALS])
+{
+    static const char *const reason[DENIALS] = {
+        [DENIED_NO_RATES] = "no_aggregator", [DENIED_PAUSED] = "overhead",
+        [DENIED_LOTTERY] = "lottery",        [DENIED_CAP] = "cap",
+        [DENIED_LANE_FULL] = "lane_full",    [DENIED_NO_SLOT] = "no_slot",
+    };
+    json_t *json = json_object();
+    for (int i = 0; i < DENIALS; i++)
+        json_object_set_new(json, reason[i], json_integer((json_int_t)denied[i]));
+    return json;
+}
+
+/* What is exact. */
+static json_t *counts_json(const struct merge *merge, const struct type_totals *totals, double wall)
+{
+    return json_pack("{s:s,s:I,s:I,s:I,s:o,s:f}", "action_type", names_text(&merge->types, totals->type),
+                     "count", (json_int_t)totals->count, "errors", (json_int_t)totals->errors, "profiled",
+                     (json_int_t)totals->profiled, "denied", denied_json(totals->denied), "wall", wall);
+}
+
+static const char *const state_key[SAMPLE_STATES] = {"cpu", "native", "gil_wait", "blocked"};
+
+/* A state's time, null where it is not known, and its error. */
+static void set_time(json_t *action, const char *key, bool known, double time, double error)
+{
+    json_object_set_new(action, key, real_or_null(known, time));
+    set_error(action, key, known ? error : NAN);
+    if (known && time > 0 && standard_error_is_noise(error, time)) {
+        json_t *noise = json_object_get(action, "noise");
+        if (noise == NULL)
+            json_object_set_new(action, "noise", noise = json_array());
+        json_array_append_new(noise, json_string(key));
+    }
+}
+
 static json_t *action_json(const struct merge *merge, const struct type_totals *totals,
                            const struct cell *cell, uint32_t cells, struct lines *lines,
                            struct tree_names *names, const struct report_options *options)
@@ -126,22 +215,19 @@ static json_t *action_json(const struct merge *merge, const struct type_totals *
         for (uint32_t i = 0; i < cells; i++)
             for (int state = 0; state < SAMPLE_STATES; state++)
                 wall += cell[i].wall[state] / 1e9;
-    struct split split = split_of(totals, cell, cells, wall);
+    struct standard_error basis = standard_error_of(totals, cell, cells);
+    struct split split = split_of(totals, &basis, cell, cells, wall);
     uint64_t samples = 0;
     for (uint32_t i = 0; i < cells; i++)
         samples += cell[i].samples;
     lines_fill(lines, cell, cells, split.waiting_share);
-    json_t *action =
-        json_pack("{s:s,s:I,s:I,s:I,s:o,s:f}", "action_type", names_text(&merge->types, totals->type),
-                  "count", (json_int_t)totals->count, "errors", (json_int_t)totals->errors, "profiled",
-                  (json_int_t)totals->profiled, "latency", latency_json(totals), "wall", wall);
-    json_object_set_new(action, "cpu", real_or_null(split.known, split.state[STATE_CPU]));
-    json_object_set_new(action, "native", real_or_null(split.known, split.state[STATE_NATIVE]));
-    json_object_set_new(action, "gil_wait", real_or_null(split.known, split.state[STATE_GIL_WAIT]));
-    json_object_set_new(action, "blocked", real_or_null(split.known, split.state[STATE_BLOCKED]));
-    json_object_set_new(action, "runnable", real_or_null(split.has_runnable, split.runnable));
+    json_t *action = counts_json(merge, totals, wall);
+    json_object_set_new(action, "latency", latency_json(totals));
+    for (int state = 0; state < SAMPLE_STATES; state++)
+        set_time(action, state_key[state], split.known, split.state[state], split.state_error[state]);
+    set_time(action, "runnable", split.has_runnable, split.runnable, split.runnable_error);
     json_object_set_new(action, "samples", json_integer((json_int_t)samples));
-    json_object_set_new(action, "hot", hot_json(lines, &split, wall, options->limit));
+    json_object_set_new(action, "hot", hot_json(lines, &split, &basis, wall, options->limit));
     json_object_set_new(action, "slow_because", reasons_json(lines, totals));
     if (options->stacks)
         json_object_set_new(action, "tree", tree_build(names, merge, cell, cells, split.scale));
@@ -209,7 +295,9 @@ static bool fill_actions(json_t *report, const struct merge *merge, struct profi
              strcmp(options->action, names_text(&merge->types, totals->type)) != 0))
             continue;
         const struct cell *first = end != low ? &profile->cell[low] : NULL;
-        json_t *json = action_json(merge, totals, first, end - low, &lines, &names, options);
+        json_t *json = options->counts_only
+                           ? counts_json(merge, totals, seconds(totals->latency_sum_ns))
+                           : action_json(merge, totals, first, end - low, &lines, &names, options);
         if (json != NULL)
             action[count++] = json;
     }
@@ -228,19 +316,6 @@ static bool fill_actions(json_t *report, const struct merge *merge, struct profi
 }
 
 /* ---- the head ---------------------------------------------------------------------------------------- */
-
-static json_t *denied_json(const uint64_t denied[DENIALS])
-{
-    static const char *const reason[DENIALS] = {
-        [DENIED_NO_RATES] = "no_aggregator", [DENIED_PAUSED] = "paused",
-        [DENIED_LOTTERY] = "lottery",        [DENIED_CAP] = "cap",
-        [DENIED_LANE_FULL] = "lane_full",    [DENIED_NO_SLOT] = "no_slot",
-    };
-    json_t *json = json_object();
-    for (int i = 0; i < DENIALS; i++)
-        json_object_set_new(json, reason[i], json_integer((json_int_t)denied[i]));
-    return json;
-}
 
 json_t *report_overhead(const struct window_sums *sums, double budget)
 {

@@ -6,6 +6,9 @@
  * cpu + native + gil_wait + blocked + runnable is its exact wall time. Runnable is the measured run delay of
  * profiled actions, as a share of their latency; it is taken out of cpu and native in proportion, in the
  * whole and line by line; see lines_self_state for how a line is named then.
+ *
+ * Beside each estimate stands its standard error, in an object `se` under the same key, null where it cannot
+ * be told, and what is mostly noise is marked so (standard_error.h). What `se` does not name is exact.
  */
 #ifndef AGGREGATOR_ENCODE_REPORT_H
 #define AGGREGATOR_ENCODE_REPORT_H
@@ -40,6 +43,7 @@ struct report_options {
     const char *action; /* one type only; NULL: all */
     uint32_t limit;
     bool stacks;
+    bool counts_only; /* of each type no more than what was counted */
 };
 
 /** A new object, or NULL without memory. Any thread that holds a reference to `list`. */

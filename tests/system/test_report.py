@@ -91,6 +91,7 @@ def test_times_are_seconds_of_the_whole_population_and_add_up(run):
         states = row['cpu'] + row['native'] + row['gil_wait'] + row['blocked'] + row['runnable']
         assert states == pytest.approx(row['wall'], rel=1e-6)
         assert row['wall'] == pytest.approx(row['latency']['mean'] * row['count'], rel=1e-6)
+        assert row['count'] == row['profiled'] + sum(row['denied'].values()), 'each is profiled, or not for a reason'
         assert row['latency']['p50'] <= row['latency']['p90'] <= row['latency']['p99'] <= row['latency']['max']
         assert sum(h['self_time'] for h in row['hot']) <= row['wall'] * 1.000001
         assert row['hot'] == sorted(row['hot'], key=lambda h: -h['self_time'])

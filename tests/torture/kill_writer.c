@@ -191,7 +191,7 @@ static void work(void)
         end(OP_END_ROOT, root);
     }
     for (uint32_t i = upto(3); i > 0; i--)
-        counters_add(segment.counters, 3, COUNTED_NS, false, false);
+        counters_add(segment.counters, 3, COUNTED_NS, false, DENIED_LOTTERY);
     for (uint32_t i = upto(100) == 0 ? BURST : upto(3); i > 0; i--)
         sample(OP_OUTSIDE, 0);
     counter_add(&segment.worker->hooks, 1);

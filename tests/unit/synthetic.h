@@ -162,13 +162,13 @@ static inline void synthetic_finish(struct synthetic *s, uint64_t serial, uint32
         .type = type,
     };
     ck_assert(lane_put(&s->segment.lanes[LANE_ACTION], &end));
-    counters_add(s->segment.counters, type, latency_ns, error, true);
+    counters_add(s->segment.counters, type, latency_ns, error, DENIALS);
 }
 
 /** An action that was not profiled. */
 static inline void synthetic_count(struct synthetic *s, uint32_t type, uint64_t latency_ns)
 {
-    counters_add(s->segment.counters, type, latency_ns, false, false);
+    counters_add(s->segment.counters, type, latency_ns, false, DENIED_LOTTERY);
     counter_add(&s->segment.worker->denied[DENIED_LOTTERY], 1);
 }
 

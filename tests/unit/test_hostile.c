@@ -389,7 +389,7 @@ START_TEST(a_segment_that_goes_bad_is_set_aside_in_one_line)
         punch(path, SEGMENT_PAGE, SEGMENT_PAGE);
     } else if (strcmp(what, "with a hole for its counters") == 0) {
         punch(path, header.counters.offset, header.counters.bytes);
-        counters_add(s.segment.counters, 1, MS, false, false);
+        counters_add(s.segment.counters, 1, MS, false, DENIED_LOTTERY);
         atomic_store(&s.segment.counters->rows_used, 2);
         atomic_store(&s.segment.counters->row[1].changes, 99);
         atomic_store(&s.segment.counters->row[1].count, 0);

@@ -21,6 +21,16 @@ static void count(struct profile *profile, uint32_t type, uint64_t n, uint64_t l
     ck_assert_int_eq(histogram_add(&totals->histogram, histogram_bucket(latency_ns), n), 0);
 }
 
+/* One sample as the only one of its action. */
+static void sample(struct profile *profile, uint32_t type, uint32_t stack, enum sample_state state,
+                   double weight, double wall_ns, double cpu_ns)
+{
+    struct profile_action action = {.weight = weight, .together = 1, .all_ns = wall_ns};
+    struct profile_sample one = {
+        .stack = stack, .state = state, .wall_ns = wall_ns, .cpu_ns = cpu_ns, .line_ns = wall_ns};
+    profile_add_sample(profile, type, &action, &one);
+}
+
 START_TEST(a_quantile_is_within_a_sixteenth_of_the_truth)
 {
     struct histogram histogram = {0};
@@ -53,7 +63,7 @@ START_TEST(sampled_time_is_rescaled_to_the_exact_count)
     struct type_totals *totals = profile_type(&profile, 3);
     totals->ended = 2;
     totals->weight = 80; /* two actions at p = 1/40 */
-    profile_add_sample(&profile, 3, 7, STATE_CPU, 40.0 * 10 * MS, 40.0 * 5 * MS, CLASS_SLOW, 1);
+    sample(&profile, 3, 7, STATE_CPU, 40, 10.0 * MS, 5.0 * MS);
     profile_rescale(&profile);
     ck_assert_uint_eq(profile.cells, 1);
     ck_assert_double_eq_tol(profile.cell[0].wall[STATE_CPU], 50.0 * 10 * MS, 1);
@@ -71,8 +81,8 @@ START_TEST(merging_adds_up_whatever_the_order)
     count(&b, 1, 20, 50 * MS);
     count(&b, 2, 1, MS);
     for (uint32_t stack = 1; stack < 500; stack++) {
-        profile_add_sample(&a, 1, stack, STATE_CPU, stack, 0, CLASS_NONE, 1);
-        profile_add_sample(&b, 1, stack * 2, STATE_BLOCKED, stack, 0, CLASS_NONE, 1);
+        sample(&a, 1, stack, STATE_CPU, 1, stack, 0);
+        sample(&b, 1, stack * 2, STATE_BLOCKED, 1, stack, 0);
     }
     ck_assert_int_eq(profile_merge(&ab, &a) | profile_merge(&ab, &b), 0);
     ck_assert_int_eq(profile_merge(&ba, &b) | profile_merge(&ba, &a), 0);
@@ -99,7 +109,7 @@ START_TEST(past_the_bound_stacks_fold_into_one_and_no_time_is_lost)
     struct profile profile = {0};
     uint32_t n = PROFILE_CELLS_MOST + 1000;
     for (uint32_t stack = 1; stack <= n; stack++)
-        profile_add_sample(&profile, 1, stack, STATE_CPU, 1, 0, CLASS_NONE, 1);
+        sample(&profile, 1, stack, STATE_CPU, 1, 1, 0);
     ck_assert_uint_eq(profile.cells, PROFILE_CELLS_MOST + 1);
     ck_assert_uint_eq(profile.folded, 1000);
     double sum = 0;

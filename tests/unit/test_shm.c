@@ -261,8 +261,8 @@ START_TEST(a_spent_pool_of_blocks_still_counts_by_octave)
 {
     struct counters *counters = calloc(1, sizeof *counters);
     atomic_store(&counters->blocks_used, HISTOGRAM_BLOCKS);
-    counters_add(counters, 3, 5000000, false, true);
-    counters_add(counters, 3, 5000001, true, false);
+    counters_add(counters, 3, 5000000, false, DENIALS);
+    counters_add(counters, 3, 5000001, true, DENIED_CAP);
     const struct counter_row *row = &counters->row[3];
     uint32_t octave = row->octave[histogram_bucket(5000000) / HISTOGRAM_SUB];
     ck_assert_uint_eq(octave, OCTAVE_COARSE | 2);
@@ -270,6 +270,7 @@ START_TEST(a_spent_pool_of_blocks_still_counts_by_octave)
     ck_assert_uint_eq(row->count, 2);
     ck_assert_uint_eq(row->errors, 1);
     ck_assert_uint_eq(row->profiled, 1);
+    ck_assert_uint_eq(row->denied[DENIED_CAP], 1);
     ck_assert_uint_eq(row->latency_sum_ns, 10000001);
     ck_assert_uint_eq(row->latency_max_ns, 5000001);
     free(counters);

@@ -37,7 +37,7 @@ static struct pool *pool;
 static uint32_t stack_of[LINES];
 static double truth_ms[LINES], all_ms, waited_ms;
 static double latency_ms[CYCLES * A_CYCLE];
-static unsigned done, admitted_in_cycle, errors;
+static unsigned done, admitted_in_cycle, errors, over_the_cap;
 static json_t *report;
 
 static double uniform(void)
@@ -74,11 +74,12 @@ static void stretch(uint64_t serial, double *at_ms, double phase_ms, enum place 
     *at_ms = end;
 }
 
-static void finish(uint64_t serial, uint32_t type, double ms, double waiting_ms, bool error)
+static void finish(uint64_t serial, enum denial denial, uint32_t type, double ms, double waiting_ms,
+                   bool error)
 {
     uint64_t ns = (uint64_t)(ms * 1e6);
     if (serial == 0) {
-        counters_add(s.segment.counters, type, ns, error, false);
+        counters_add(s.segment.counters, type, ns, error, denial);
         return;
     }
     struct record_end end = {
@@ -90,7 +91,7 @@ static void finish(uint64_t serial, uint32_t type, double ms, double waiting_ms,
         .type = type,
     };
     ck_assert(lane_put(&s.segment.lanes[LANE_ACTION], &end));
-    counters_add(s.segment.counters, type, ns, error, true);
+    counters_add(s.segment.counters, type, ns, error, DENIALS);
 }
 
 /*
@@ -101,7 +102,8 @@ static void act(void)
 {
     bool searches = uniform() < 0.1, slow = uniform() < 1.0 / 16, error = uniform() < 0.02;
     double p = searches ? 0.9 : 0.3, at = 0, phase = uniform() * INTERVAL_MS;
-    bool drawn = uniform() < p && admitted_in_cycle < CAP;
+    bool wins = uniform() < p, drawn = wins && admitted_in_cycle < CAP;
+    enum denial denial = drawn ? DENIALS : wins ? DENIED_CAP : DENIED_LOTTERY;
     uint64_t serial = drawn ? synthetic_begin(&s, TYPE_SHOP, 0, p) : 0;
     admitted_in_cycle += drawn;
     stretch(serial, &at, phase, ROOT, STATE_NATIVE, 0.5);
@@ -114,13 +116,14 @@ static void act(void)
     stretch(serial, &at, phase, WALK, STATE_CPU, 2);
     uint64_t nested = drawn ? synthetic_begin(&s, TYPE_CHARGE, serial, p) : 0;
     stretch(nested, &at, phase, CHARGE, STATE_GIL_WAIT, 3);
-    finish(nested, TYPE_CHARGE, 3, 0, false);
+    finish(nested, denial, TYPE_CHARGE, 3, 0, false);
     if (slow)
         stretch(serial, &at, phase, TAX, STATE_BLOCKED, 60 + 20 * uniform());
-    finish(serial, TYPE_SHOP, at, 1, error);
+    finish(serial, denial, TYPE_SHOP, at, 1, error);
     all_ms += at;
     waited_ms += 1;
     errors += error;
+    over_the_cap += denial == DENIED_CAP;
     latency_ms[done++] = at;
 }
 
@@ -135,7 +138,7 @@ static void set_up(void)
     srand48(20240711);
     memset(truth_ms, 0, sizeof truth_ms);
     all_ms = waited_ms = 0;
-    done = errors = 0;
+    done = errors = over_the_cap = 0;
     synthetic_directory(&s);
     synthetic_attach(&s);
     define();
@@ -243,6 +246,45 @@ START_TEST(time_by_line_is_the_truth_within_sampling_error)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         is_near(rows[i].instruction, number(hot(shop, rows[i].instruction), "self_time"),
                 truth_ms[rows[i].line] / 1e3, rows[i].tolerance);
+}
+END_TEST
+
+/* Four of them, once in 16,000 figures; and they are not so large that anything would do. */
+static void is_within_its_error(const json_t *of, const char *key, double truth, double largest)
+{
+    double error = number(json_object_get(of, "se"), key);
+    ck_assert_msg(fabs(number(of, key) - truth) <= 4 * error, "%s: %.3f +- %.3f, in truth %.3f", key,
+                  number(of, key), error, truth);
+    ck_assert_msg(error > 0 && error <= largest * truth, "%s: +- %.3f of %.3f", key, error, truth);
+}
+
+START_TEST(what_is_estimated_is_told_with_its_standard_error)
+{
+    const json_t *shop = action("/shop/<int:id>"), *cart = hot(shop, "shop/db.py:cart:41");
+    double wall = number(shop, "wall"), cart_s = truth_ms[CART] / 1e3;
+    is_within_its_error(cart, "self_time", cart_s, 0.03);
+    is_within_its_error(cart, "share", cart_s / wall, 0.03);
+    is_within_its_error(hot(shop, "shop/page.py:render:7"), "self_time", truth_ms[RENDER] / 1e3, 0.03);
+    is_within_its_error(hot(shop, "shop/tax.py:rates:17"), "self_time", truth_ms[TAX] / 1e3, 0.1);
+    is_within_its_error(hot(shop, "shop/tree.py:walk:5"), "time", truth_ms[WALK] / 1e3, 0.05);
+    is_within_its_error(shop, "blocked", (truth_ms[CART] + truth_ms[TAX]) / 1e3, 0.1);
+    is_within_its_error(shop, "gil_wait", truth_ms[CHARGE] / 1e3, 0.03);
+    is_within_its_error(shop, "runnable", waited_ms / 1e3, 0.03);
+    ck_assert(json_is_false(json_object_get(cart, "noise")));
+    ck_assert_ptr_null(json_object_get(shop, "noise"));
+    ck_assert_ptr_null(json_object_get(json_object_get(shop, "se"), "wall"));
+    const json_t *first = json_array_get(json_object_get(shop, "slow_because"), 0);
+    ck_assert(json_is_false(json_object_get(first, "noise")));
+}
+END_TEST
+
+START_TEST(all_that_was_seen_was_profiled_or_denied_for_a_reason)
+{
+    const json_t *shop = action("/shop/<int:id>"), *denied = json_object_get(shop, "denied");
+    ck_assert_double_gt(number(denied, "lottery"), 0);
+    ck_assert_double_eq(number(denied, "cap"), over_the_cap);
+    ck_assert_double_eq(number(shop, "count"),
+                        number(shop, "profiled") + number(denied, "lottery") + number(denied, "cap"));
 }
 END_TEST
 
@@ -362,13 +404,15 @@ START_TEST(the_report_has_the_promised_keys)
     has_keys(json_object_get(report, "actions_per_cycle"),
              "cap:i cycle_seconds:r admitted:i shed:i max_in_a_cycle:i");
     const json_t *shop = action("/shop/<int:id>");
-    has_keys(shop, "action_type:s count:i errors:i profiled:i latency:o wall:r cpu:r native:r gil_wait:r "
-                   "blocked:r runnable:r hot:a slow_because:a");
+    has_keys(
+        shop,
+        "action_type:s count:i errors:i profiled:i denied:o se:o latency:o wall:r cpu:r native:r gil_wait:r "
+        "blocked:r runnable:r hot:a slow_because:a");
     has_keys(json_object_get(shop, "latency"), "mean:r p50:r p90:r p99:r max:r");
     has_keys(json_array_get(json_object_get(shop, "hot"), 0),
-             "instruction:s self_time:r time:r share:r state:s");
+             "instruction:s self_time:r time:r share:r state:s se:o");
     has_keys(json_array_get(json_object_get(shop, "slow_because"), 0),
-             "instruction:s share_slow:r share_typical:r state:s");
+             "instruction:s share_slow:r share_typical:r state:s se:o");
 }
 END_TEST
 
@@ -383,6 +427,8 @@ int main(void)
     tcase_add_checked_fixture(cases, set_up, tear_down);
     tcase_add_test(cases, what_is_counted_is_exact);
     tcase_add_test(cases, time_by_line_is_the_truth_within_sampling_error);
+    tcase_add_test(cases, what_is_estimated_is_told_with_its_standard_error);
+    tcase_add_test(cases, all_that_was_seen_was_profiled_or_denied_for_a_reason);
     tcase_add_test(cases, states_add_up_to_the_wall_time_and_are_the_truth);
     tcase_add_test(cases, rows_are_ordered_and_no_share_exceeds_the_whole);
     tcase_add_test(cases, quantiles_are_right_within_a_bucket);
