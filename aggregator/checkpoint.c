@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "aggregator/checkpoint_piece.h"
+#include "aggregator/destination/destination.h"
 #include "aggregator/log.h"
 #include "aggregator/pack.h"
 #include "aggregator/store.h"
@@ -19,6 +20,7 @@
 
 enum {
     NAMES_PARTS = 3, /* types, instructions, stacks */
+    SECURE_MS = 300, /* a disk that takes longer to write a second's messages shall not hold up the drain */
 };
 /* A chain this much longer than its first piece is begun anew, though no window was closed. */
 #define CHAIN_GROWTH (UINT64_C(4) << 20)
@@ -230,6 +232,8 @@ int checkpoint_write(struct pool *pool)
 {
     uint64_t began = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
     bool whole = wants_whole(pool);
+    /* What this one takes for handed on must not be lost with this process. */
+    destinations_secure(SECURE_MS);
     int rc = commit(pool, whole);
     if (rc != 0) {
         if (!pool->checkpoint_failed)

@@ -16,6 +16,12 @@
 #include "shm/fault.h"
 #include "shm/rates.h"
 
+/* What may wait on disk for a server. Bytes are exact in a double. */
+#define SPOOL_BYTES_USUAL (64 << 20)
+#define SPOOL_BYTES_MOST 1e12
+#define SPOOL_AGE_USUAL_S 86400
+#define SPOOL_AGE_MOST_S 1e8
+
 static const struct budget_asked defaults = {
     .max_overhead = 0.02,
     .interval_ns = 10000000,
@@ -66,6 +72,19 @@ int request_parse_limits(const json_t *json, struct request *request)
     return 0;
 }
 
+static enum destination_gzip gzip_of(const json_t *json)
+{
+    const json_t *value = json_object_get(json, "gzip");
+    return json_is_true(value) ? GZIP_ALWAYS : json_is_false(value) ? GZIP_NEVER : GZIP_AUTO;
+}
+
+static double number_of(const json_t *json, const char *key, double most, double otherwise)
+{
+    const json_t *value = json_object_get(json, key);
+    double number = json_is_number(value) ? json_number_value(value) : otherwise;
+    return number < 0 ? 0 : number < most ? number : most;
+}
+
 static int add_destination(const json_t *json, const char *kind, uid_t uid, const char *source,
                            const struct config *config, struct request *request)
 {
@@ -83,14 +102,17 @@ static int add_destination(const json_t *json, const char *kind, uid_t uid, cons
         .flush = flag_of(json, "flush", true),
         .no_links = uid != geteuid(),
         .url = text_of(json, "url"),
-        .timeout_s = json_is_number(json_object_get(json, "timeout"))
-                         ? json_number_value(json_object_get(json, "timeout"))
-                         : 5.0,
+        .timeout_s = number_of(json, "timeout", 3600, 5),
         .ca_pem = text_of(json, "ca_pem"),
         .verify = flag_of(json, "verify", true),
         .check_hostname = flag_of(json, "check_hostname", true),
+        .newest_tls = text_of(json, "tls") != NULL && strcmp(text_of(json, "tls"), "1.3") == 0,
         .certfile = text_of(json, "certfile"),
         .keyfile = text_of(json, "keyfile"),
+        .token_file = text_of(json, "token_file"),
+        .gzip = gzip_of(json),
+        .spool_bytes = (uint64_t)number_of(json, "spool_bytes", SPOOL_BYTES_MOST, SPOOL_BYTES_USUAL),
+        .spool_age_s = number_of(json, "spool_age", SPOOL_AGE_MOST_S, SPOOL_AGE_USUAL_S),
     };
     bool file = spec.kind == DESTINATION_FILE;
     if ((file ? spec.path : spec.url) == NULL)
@@ -100,7 +122,9 @@ static int add_destination(const json_t *json, const char *kind, uid_t uid, cons
         if (file ? !config_allows_path(config, spec.path) : !config_allows_url(config, spec.url))
             return fault(EPERM, "%s of uid %lu is not under %s", file ? spec.path : spec.url,
                          (unsigned long)uid, file ? "allow_paths" : "allow_hosts");
-        spec.certfile = spec.keyfile = NULL;
+        spec.certfile = spec.keyfile = spec.token_file = NULL;
+        if (spec.spool_bytes > SPOOL_BYTES_USUAL)
+            spec.spool_bytes = SPOOL_BYTES_USUAL;
     }
     int id = destination_add(&spec);
     if (id < 0)

@@ -413,6 +413,7 @@ static void read_signals(struct service *service)
 static void reload(struct service *service)
 {
     service->reload = false;
+    destinations_reopen();
     if (service->options.config_path == NULL)
         return;
     if (config_read(&service->config, service->options.config_path) != 0) {

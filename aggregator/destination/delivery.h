@@ -16,6 +16,7 @@
 #include "aggregator/destination/file.h"
 #include "aggregator/destination/line_queue.h"
 #include "aggregator/destination/rest.h"
+#include "aggregator/destination/spool.h"
 
 enum {
     DESTINATIONS_MAX = 256,
@@ -28,7 +29,8 @@ struct batch {
     size_t length, done;
     uint64_t lines;
     unsigned answers;
-    char key[33];
+    bool spooled; /* it is the first one of the spool as well */
+    char key[SPOOL_KEY_BYTES];
 };
 
 struct destination {
@@ -41,20 +43,28 @@ struct destination {
     struct line_queue queue;
     uint64_t waiting_since_ns; /* when the oldest queued line came */
     uint64_t put, delivered, failed, dropped;
-    uint64_t failures;    /* attempts that failed */
-    uint64_t hurry_until; /* deliver at once until so many lines of `put` are settled */
-    bool told_to_wait;    /* the server asked for a pause: do not hurry it */
+    uint64_t inherited;      /* lines of `put` that an earlier life had left on disk */
+    uint64_t spooled;        /* lines that wait on disk */
+    uint64_t secure_until;   /* so many lines of `put` are wanted on disk, as far as they are not settled */
+    uint64_t spool_failures; /* attempts to get them there that failed */
+    uint64_t failures;       /* attempts that failed */
+    uint64_t hurry_until;    /* deliver at once until so many lines of `put` are settled */
+    bool failing;            /* the last attempt has failed */
+    bool told_to_wait;       /* the server asked for a pause: do not hurry it */
     bool removed;
     uint64_t failures_at_removal;
     char last_error[256];
 
     /* the thread's own */
-    struct batch batch;
+    struct batch batch; /* what is being delivered */
+    struct batch spare; /* the one after it, which found no room on disk */
     bool posting, ailing;
     double pause_s;
     uint64_t not_before_ns;
     struct file_sink file;
     struct rest_sink *rest;
+    struct spool spool;
+    bool spool_tried, spool_ailing;
 };
 
 struct delivery {
@@ -65,7 +75,8 @@ struct delivery {
     int next_id;
     pthread_t thread;
     bool running, stopping;
-    int wake; /* eventfd; -1: not started */
+    bool reopen; /* all files are to be opened afresh */
+    int wake;    /* eventfd; -1: not started */
 };
 
 extern struct delivery delivery;
@@ -74,6 +85,12 @@ extern struct delivery delivery;
 static inline uint64_t destination_settled(const struct destination *d)
 {
     return d->delivered + d->failed + d->dropped;
+}
+
+/** Lines that the end of this process would not lose: settled, or on disk. With the lock held. */
+static inline uint64_t destination_secured(const struct destination *d)
+{
+    return destination_settled(d) + d->spooled;
 }
 
 /** Free all of a destination that is not in the list. */

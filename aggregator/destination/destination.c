@@ -52,19 +52,22 @@ static bool same_spec(const struct destination_spec *a, const struct destination
 {
     return a->kind == b->kind && a->form == b->form && a->profiles == b->profiles && a->flush == b->flush &&
            a->no_links == b->no_links && a->timeout_s == b->timeout_s && a->verify == b->verify &&
-           a->check_hostname == b->check_hostname && same_text(a->pool, b->pool) &&
+           a->check_hostname == b->check_hostname && a->gzip == b->gzip && a->newest_tls == b->newest_tls &&
+           a->spool_bytes == b->spool_bytes && a->spool_age_s == b->spool_age_s &&
+           same_text(a->token_file, b->token_file) && same_text(a->pool, b->pool) &&
            same_text(a->path, b->path) && same_text(a->url, b->url) && same_text(a->ca_pem, b->ca_pem) &&
            same_text(a->certfile, b->certfile) && same_text(a->keyfile, b->keyfile);
 }
 
 void destination_free(struct destination *d)
 {
-    const char *texts[] = {d->spec.pool,   d->spec.path,     d->spec.url,
-                           d->spec.ca_pem, d->spec.certfile, d->spec.keyfile};
+    const char *texts[] = {d->spec.pool,     d->spec.path,    d->spec.url,       d->spec.ca_pem,
+                           d->spec.certfile, d->spec.keyfile, d->spec.token_file};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         free((char *)(uintptr_t)texts[i]);
     line_queue_clear(&d->queue);
     free(d->batch.bytes);
+    free(d->spare.bytes);
     free(d->target);
     free(d);
 }
@@ -77,9 +80,10 @@ static struct destination *destination_make(const struct destination_spec *spec)
     d->spec = *spec;
     d->queue.limit_bytes = QUEUE_BYTES_MAX;
     d->file.fd = -1;
+    spool_init(&d->spool);
     bool ok = true;
-    const char **texts[] = {&d->spec.pool,   &d->spec.path,     &d->spec.url,
-                            &d->spec.ca_pem, &d->spec.certfile, &d->spec.keyfile};
+    const char **texts[] = {&d->spec.pool,     &d->spec.path,    &d->spec.url,       &d->spec.ca_pem,
+                            &d->spec.certfile, &d->spec.keyfile, &d->spec.token_file};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (*texts[i] != NULL) {
             *texts[i] = strdup(*texts[i]);
@@ -147,6 +151,7 @@ static int enlist(struct destination *d)
     d->next = delivery.first;
     delivery.first = d;
     delivery.count++;
+    delivery_ring(); /* something may wait for it on disk */
     return d->id;
 }
 
@@ -157,6 +162,8 @@ int destination_add(const struct destination_spec *spec)
                      spec->path == NULL ? "" : spec->path);
     if (spec->kind == DESTINATION_REST) {
         int rc = rest_check_url(spec->url == NULL ? "" : spec->url);
+        if (rc == 0 && spec->token_file != NULL && !rest_is_private(spec->url))
+            rc = fault(EINVAL, "a token is not sent to %s without TLS", spec->url);
         if (rc != 0)
             return fault_in(rc, "REST destination");
     }
@@ -204,36 +211,92 @@ void destination_put(int id, const char *line, size_t bytes)
         delivery_ring();
 }
 
-bool destination_sync(unsigned timeout_ms)
+/* What a caller waits for: that so many lines are through, or that one more attempt has failed. */
+struct goal {
+    int id;
+    bool on_disk; /* on disk is through */
+    uint64_t put, inherited, failures, spool_failures;
+};
+
+/* With the lock held. */
+static bool reached(const struct goal *goal)
 {
-    struct goal {
-        int id;
-        uint64_t put, failures;
-    } goals[DESTINATIONS_MAX];
-    unsigned count = 0;
+    const struct destination *d = find_any(goal->id);
+    if (d == NULL)
+        return true;
+    /* What was found on disk since then counts as put before. */
+    uint64_t put = goal->put + d->inherited - goal->inherited;
+    return (goal->on_disk ? destination_secured(d) : destination_settled(d)) >= put ||
+           d->failures > goal->failures || (goal->on_disk && d->spool_failures > goal->spool_failures);
+}
+
+/* With the lock held. */
+static bool wait_for_goals(const struct goal *goals, unsigned count, unsigned timeout_ms)
+{
     uint64_t deadline = clock_monotonic_ns() + (uint64_t)timeout_ms * 1000000;
     struct timespec until = {.tv_sec = (time_t)(deadline / NS_PER_SECOND),
                              .tv_nsec = (long)(deadline % NS_PER_SECOND)};
+    int error = 0;
+    if (count != 0)
+        delivery_ring();
+    for (unsigned i = 0; i < count && error == 0;) {
+        if (reached(&goals[i]))
+            i++;
+        else
+            error = pthread_cond_timedwait(&delivery.progress, &delivery.lock, &until);
+    }
+    return error == 0;
+}
+
+bool destination_sync(unsigned timeout_ms)
+{
+    struct goal goals[DESTINATIONS_MAX];
+    unsigned count = 0;
 
     pthread_mutex_lock(&delivery.lock);
     for (struct destination *d = delivery.first; d != NULL; d = d->next) {
         if (destination_settled(d) >= d->put || d->told_to_wait)
             continue;
-        goals[count++] = (struct goal){.id = d->id, .put = d->put, .failures = d->failures};
+        goals[count++] =
+            (struct goal){.id = d->id, .put = d->put, .inherited = d->inherited, .failures = d->failures};
         d->hurry_until = d->put;
     }
-    if (count != 0)
-        delivery_ring();
-    int error = 0;
-    for (unsigned i = 0; i < count && error == 0;) {
-        const struct destination *d = find_any(goals[i].id);
-        if (d == NULL || destination_settled(d) >= goals[i].put || d->failures > goals[i].failures)
-            i++;
-        else
-            error = pthread_cond_timedwait(&delivery.progress, &delivery.lock, &until);
-    }
+    bool through = wait_for_goals(goals, count, timeout_ms);
     pthread_mutex_unlock(&delivery.lock);
-    return error == 0;
+    return through;
+}
+
+bool destinations_secure(unsigned timeout_ms)
+{
+    struct goal goals[DESTINATIONS_MAX];
+    unsigned count = 0;
+    pthread_mutex_lock(&delivery.lock);
+    for (struct destination *d = delivery.first; d != NULL; d = d->next) {
+        bool rest = d->spec.kind == DESTINATION_REST;
+        /* A file that cannot be written and a server without a spool have nothing safer than our memory. */
+        if (destination_secured(d) >= d->put || (rest ? d->spec.spool_bytes == 0 : d->failing))
+            continue;
+        goals[count++] = (struct goal){.id = d->id,
+                                       .on_disk = rest,
+                                       .put = d->put,
+                                       .inherited = d->inherited,
+                                       .failures = rest ? UINT64_MAX : d->failures,
+                                       .spool_failures = d->spool_failures};
+        if (rest)
+            d->secure_until = d->put;
+        else
+            d->hurry_until = d->put;
+    }
+    bool through = wait_for_goals(goals, count, timeout_ms);
+    pthread_mutex_unlock(&delivery.lock);
+    return through;
+}
+
+void destinations_reopen(void)
+{
+    pthread_mutex_lock(&delivery.lock);
+    delivery.reopen = true;
+    pthread_mutex_unlock(&delivery.lock);
 }
 
 bool destination_idle(int id)
@@ -251,10 +314,12 @@ json_t *destination_status(int id)
     pthread_mutex_lock(&delivery.lock);
     const struct destination *d = find(id);
     if (d != NULL)
-        status = json_pack(
-            "{s:s, s:s, s:I, s:I, s:I, s:s?}", "kind", d->spec.kind == DESTINATION_REST ? "rest" : "file",
-            "target", d->target, "delivered", (json_int_t)d->delivered, "failed", (json_int_t)d->failed,
-            "dropped", (json_int_t)d->dropped, "last_error", d->last_error[0] == '\0' ? NULL : d->last_error);
+        status = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s?}", "kind",
+                           d->spec.kind == DESTINATION_REST ? "rest" : "file", "target", d->target,
+                           "delivered", (json_int_t)d->delivered, "failed", (json_int_t)d->failed, "dropped",
+                           (json_int_t)d->dropped, "waiting", (json_int_t)(d->put - destination_settled(d)),
+                           "spooled", (json_int_t)d->spooled, "last_error",
+                           d->last_error[0] == '\0' ? NULL : d->last_error);
     pthread_mutex_unlock(&delivery.lock);
     return status;
 }

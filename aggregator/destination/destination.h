@@ -4,7 +4,8 @@
  * One delivery thread serves them all. What was put is copied into a bounded queue of its destination, so a
  * full disk or a slow or dead server never blocks the caller: past the bound the oldest lines are dropped and
  * counted. What can be tried again (no space, no connection, 408, 429, 5xx) is tried again with growing
- * pauses; what can never succeed (another 4xx, a redirect) is given up and counted.
+ * pauses; what can never succeed (another 4xx, a redirect) is given up and counted. While a server is away
+ * its lines wait on disk (spool.h), where they outlive this process.
  *
  * All functions may be called from any thread. None is to be called in the child of a fork.
  */
@@ -14,6 +15,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 enum destination_kind {
     DESTINATION_FILE,
@@ -22,6 +24,12 @@ enum destination_kind {
 
 enum destination_form {
     DESTINATION_CLASSIC,
+};
+
+enum destination_gzip {
+    GZIP_AUTO, /* once the server has said that it takes it (Accept-Encoding in an answer, RFC 9110) */
+    GZIP_ALWAYS,
+    GZIP_NEVER,
 };
 
 /** What a request asks for. Strings are copied by destination_add(); NULL where nothing was given. */
@@ -41,7 +49,12 @@ struct destination_spec {
     const char *ca_pem; /* certificates to trust instead of the system's */
     bool verify;        /* check the server's certificate */
     bool check_hostname;
+    bool newest_tls;                /* TLS 1.3 only, else 1.2 will do */
     const char *certfile, *keyfile; /* our own certificate */
+    const char *token_file;         /* what stands in it goes into the Authorization header; read each time */
+    enum destination_gzip gzip;
+    uint64_t spool_bytes; /* how much may wait on disk; 0: nothing */
+    double spool_age_s;   /* and for how long */
 };
 
 /** Get ready; the delivery thread starts with the first destination. 0 or -errno. */
@@ -67,10 +80,20 @@ void destination_put(int id, const char *line, size_t bytes);
  */
 bool destination_sync(unsigned timeout_ms);
 
+/**
+ * Have everything that was put before outlive this process: written to its file, posted, or on disk. What
+ * fails at one attempt is left as it is. Returns false if that took longer than `timeout_ms`.
+ */
+bool destinations_secure(unsigned timeout_ms);
+
+/** Open all files afresh before the next write to them (after a log rotation). */
+void destinations_reopen(void);
+
 /** Has all that was put been delivered or given up? True for an unknown id. */
 bool destination_idle(int id);
 
-/** A new object {kind, target, delivered, failed, dropped, last_error}, in lines; NULL for an unknown id. */
+/** A new object {kind, target, delivered, failed, dropped, waiting, spooled, last_error}, in lines; what is
+ * spooled waits as well. NULL for an unknown id. */
 json_t *destination_status(int id);
 
 /** destination_sync(), then end the thread and forget all destinations. */

@@ -3,18 +3,23 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
+#include <zlib.h>
 
 #include "shm/fault.h"
 
 enum {
     ANSWER_BYTES = 160,        /* of an answer's body are kept, to show why a server refused */
     RETRY_AFTER_MAX_S = 600,   /* longer waits that a server asks for are cut to this */
+    TOKEN_BYTES = 4096,        /* the longest token */
+    GZIP_FROM_BYTES = 512,     /* less is not worth it */
     SLOWEST_BYTES_PER_MS = 50, /* what a link must carry: a longer batch gets so much more time */
 };
 
@@ -26,6 +31,8 @@ struct rest_sink {
     void *owner;
     long timeout_ms;
     bool running;
+    bool takes_gzip; /* the server has said so */
+    char *packed;    /* the body, where it is compressed */
     size_t answer_bytes;
     char answer[ANSWER_BYTES + 1];
     char words[CURL_ERROR_SIZE];
@@ -71,6 +78,22 @@ static bool is_loopback(const char *url)
     return loopback;
 }
 
+bool rest_is_private(const char *url)
+{
+    return strncasecmp(url, "https:", 6) == 0 || is_loopback(url);
+}
+
+/* A server that takes compressed bodies says so in its answers (RFC 9110, 12.5.3). */
+static size_t see_header(char *bytes, size_t size, size_t count, void *context)
+{
+    static const char name[] = "accept-encoding:";
+    struct rest_sink *sink = context;
+    size_t n = size * count, skip = sizeof name - 1;
+    if (n > skip && strncasecmp(bytes, name, skip) == 0)
+        sink->takes_gzip = memmem(bytes + skip, n - skip, "gzip", 4) != NULL;
+    return n;
+}
+
 static size_t keep_answer(char *bytes, size_t size, size_t count, void *context)
 {
     struct rest_sink *sink = context;
@@ -97,7 +120,10 @@ static bool set_options(struct rest_sink *sink)
     SET(CURLOPT_ERRORBUFFER, sink->words);
     SET(CURLOPT_WRITEFUNCTION, keep_answer);
     SET(CURLOPT_WRITEDATA, (void *)sink);
+    SET(CURLOPT_HEADERFUNCTION, see_header);
+    SET(CURLOPT_HEADERDATA, (void *)sink);
     SET(CURLOPT_CONNECTTIMEOUT_MS, sink->timeout_ms);
+    SET(CURLOPT_SSLVERSION, (long)(spec->newest_tls ? CURL_SSLVERSION_TLSv1_3 : CURL_SSLVERSION_TLSv1_2));
     SET(CURLOPT_SSL_VERIFYPEER, spec->verify ? 1L : 0L);
     SET(CURLOPT_SSL_VERIFYHOST, spec->check_hostname ? 2L : 0L);
     if (is_loopback(spec->url))
@@ -147,6 +173,63 @@ static bool add_header(struct rest_sink *sink, const char *header)
     return longer != NULL;
 }
 
+/* "Authorization: …" with what stands in the token's file now; so that it may be renewed at any time. */
+static int add_token(struct rest_sink *sink)
+{
+    const char *path = sink->spec->token_file;
+    char header[TOKEN_BYTES + 64], token[TOKEN_BYTES + 1];
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    ssize_t n = fd < 0 ? -1 : read(fd, token, sizeof token);
+    int error = errno;
+    if (fd >= 0)
+        close(fd);
+    if (n < 0)
+        return fault(error, "cannot read the token in %s", path);
+    while (n > 0 && isspace((unsigned char)token[n - 1]))
+        n--;
+    if (n == 0 || n > TOKEN_BYTES)
+        return fault(EINVAL, "%s holds no token of 1 to %d bytes", path, TOKEN_BYTES);
+    token[n] = '\0';
+    for (const char *c = token; c < token + n; c++)
+        if (iscntrl((unsigned char)*c))
+            return fault(EINVAL, "the token in %s is more than one line", path);
+    /* A scheme of its own, or the usual one. */
+    snprintf(header, sizeof header, "Authorization: %s%s", strchr(token, ' ') == NULL ? "Bearer " : "",
+             token);
+    return add_header(sink, header) ? 0 : fault(ENOMEM, "cannot post to %s", sink->spec->url);
+}
+
+/* The body as it will be posted. Where it cannot be compressed it goes as it is. */
+static const char *pack_body(struct rest_sink *sink, const char *bytes, size_t *length)
+{
+    bool wanted = sink->spec->gzip == GZIP_ALWAYS || (sink->spec->gzip == GZIP_AUTO && sink->takes_gzip);
+    free(sink->packed);
+    sink->packed = NULL;
+    if (!wanted || *length < GZIP_FROM_BYTES)
+        return bytes;
+    z_stream stream = {0};
+    if (deflateInit2(&stream, Z_BEST_SPEED, Z_DEFLATED, MAX_WBITS + 16 /* gzip */, 8, Z_DEFAULT_STRATEGY) !=
+        Z_OK)
+        return bytes;
+    size_t room = deflateBound(&stream, *length);
+    sink->packed = malloc(room);
+    stream.next_in = (Bytef *)(uintptr_t)bytes;
+    stream.avail_in = (uInt)*length;
+    stream.next_out = (Bytef *)sink->packed;
+    stream.avail_out = (uInt)room;
+    bool good = sink->packed != NULL && deflate(&stream, Z_FINISH) == Z_STREAM_END &&
+                add_header(sink, "Content-Encoding: gzip");
+    size_t packed = stream.total_out;
+    deflateEnd(&stream);
+    if (good) {
+        *length = packed;
+        return sink->packed;
+    }
+    free(sink->packed);
+    sink->packed = NULL;
+    return bytes;
+}
+
 int rest_sink_post(struct rest_sink *sink, const char *bytes, size_t length, const char *key)
 {
     char id[128];
@@ -155,11 +238,15 @@ int rest_sink_post(struct rest_sink *sink, const char *bytes, size_t length, con
     sink->headers = NULL;
     sink->answer_bytes = 0;
     sink->words[0] = '\0';
+    int rc = sink->spec->token_file != NULL ? add_token(sink) : 0;
+    if (rc != 0)
+        return rc;
+    const char *body = pack_body(sink, bytes, &length);
     /* "Expect:" switches the wait for "100 Continue" off: a second lost with servers that do not know it. */
     if (!add_header(sink, "Content-Type: application/json") || !add_header(sink, "Expect:") ||
         !add_header(sink, id) ||
         curl_easy_setopt(sink->easy, CURLOPT_HTTPHEADER, sink->headers) != CURLE_OK ||
-        curl_easy_setopt(sink->easy, CURLOPT_POSTFIELDS, bytes) != CURLE_OK ||
+        curl_easy_setopt(sink->easy, CURLOPT_POSTFIELDS, body) != CURLE_OK ||
         curl_easy_setopt(sink->easy, CURLOPT_TIMEOUT_MS,
                          sink->timeout_ms + (long)(length / SLOWEST_BYTES_PER_MS)) != CURLE_OK ||
         curl_easy_setopt(sink->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)length) != CURLE_OK ||
@@ -183,12 +270,12 @@ static void say_answer(struct rest_sink *sink, long status, char *error, size_t 
 }
 
 enum rest_outcome rest_sink_finish(struct rest_sink *sink, CURLcode result, char *error, size_t error_bytes,
-                                   double *retry_after_s, bool *answered)
+                                   double *retry_after_s, bool *chokes)
 {
     curl_multi_remove_handle(sink->multi, sink->easy);
     sink->running = false;
     *retry_after_s = 0;
-    *answered = false;
+    *chokes = false;
     if (result != CURLE_OK) {
         snprintf(error, error_bytes, "%s", sink->words[0] != '\0' ? sink->words : curl_easy_strerror(result));
         return REST_RETRY;
@@ -197,10 +284,16 @@ enum rest_outcome rest_sink_finish(struct rest_sink *sink, CURLcode result, char
     curl_easy_getinfo(sink->easy, CURLINFO_RESPONSE_CODE, &status);
     if (status >= 200 && status < 300)
         return REST_DELIVERED;
-    *answered = true;
     say_answer(sink, status, error, error_bytes);
-    if (status != 408 && status != 429 && status < 500)
+    if (status == 415 && sink->packed != NULL && sink->spec->gzip == GZIP_AUTO) {
+        sink->takes_gzip = false;
+        return REST_RETRY;
+    }
+    /* 409: it is still at work on this batch. 401, 403: the token may just be replaced. */
+    bool token = sink->spec->token_file != NULL && (status == 401 || status == 403);
+    if (status != 408 && status != 409 && status != 425 && status != 429 && status < 500 && !token)
         return REST_REFUSED;
+    *chokes = status >= 500 && status != 502 && status != 503 && status != 504;
     curl_off_t after_s = 0;
     if (curl_easy_getinfo(sink->easy, CURLINFO_RETRY_AFTER, &after_s) == CURLE_OK && after_s > 0)
         *retry_after_s = after_s < RETRY_AFTER_MAX_S ? (double)after_s : RETRY_AFTER_MAX_S;
@@ -215,5 +308,6 @@ void rest_sink_destroy(struct rest_sink *sink)
         curl_multi_remove_handle(sink->multi, sink->easy);
     curl_easy_cleanup(sink->easy);
     curl_slist_free_all(sink->headers);
+    free(sink->packed);
     free(sink);
 }

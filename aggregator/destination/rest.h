@@ -1,6 +1,7 @@
 /*
  * REST sink: posts batches of JSON lines to one URL through libcurl, one request at a time, over a connection
- * that is kept. The transfers of all sinks run in one multi handle of the delivery thread.
+ * that is kept, compressed where the server takes that. The transfers of all sinks run in one multi handle of
+ * the delivery thread.
  */
 #ifndef AGGREGATOR_DESTINATION_REST_H
 #define AGGREGATOR_DESTINATION_REST_H
@@ -21,6 +22,9 @@ struct rest_sink;
 /** Check a URL: http or https with a host. 0, or -EINVAL with fault_text(). */
 int rest_check_url(const char *url);
 
+/** Is what is posted there for nobody else to read: https, or this very machine? */
+bool rest_is_private(const char *url);
+
 /** The URL without a user name or password, for people; to be freed. NULL without memory. */
 char *rest_shown_url(const char *url);
 
@@ -39,10 +43,11 @@ int rest_sink_post(struct rest_sink *sink, const char *bytes, size_t length, con
 
 /**
  * The transfer has ended with `result`: say what that means, in words too where it failed; *retry_after_s is
- * the wait the server asked for, 0 if none; *answered whether there was an answer at all.
+ * the wait the server asked for, 0 if none; *chokes whether the batch itself may be the cause (500 and the
+ * like).
  */
 enum rest_outcome rest_sink_finish(struct rest_sink *sink, CURLcode result, char *error, size_t error_bytes,
-                                   double *retry_after_s, bool *answered);
+                                   double *retry_after_s, bool *chokes);
 
 /** Give up a transfer that runs; close the connection. */
 void rest_sink_destroy(struct rest_sink *sink);

@@ -113,8 +113,15 @@ class RestDestination(_Requested):
 
     HTTPS with an `ssl_context` or on port 443, else HTTP, with one warning where the host is not loopback. Of
     the context this is taken over: whether and how the server is verified, and the CAs that were loaded into it
-    (from files or data, not from a `capath` folder). A client certificate cannot be read back from a context:
-    name it by `certfile` and `keyfile`. `timeout` is in seconds.
+    (from files or data, not from a `capath` folder); what the aggregator cannot do likewise is refused by a
+    ValueError. A client certificate cannot be read back from a context: name it by `certfile` and `keyfile`.
+    `cafile` names certificates to trust beside the context's. `timeout` is in seconds.
+
+    `token_file` names a file whose one line goes into the ``Authorization`` header, as ``Bearer`` where it has no
+    scheme of its own; it is read for each request. `gzip` is True, False, or 'auto': once the server has said that it
+    takes it. While the server is away messages wait on disk, at most `spool_bytes` and `spool_age` seconds
+    (0 bytes: in memory only). Each message has an ``id`` by which a receiver can drop repeats, and each request
+    an ``Idempotency-Key``.
     """
 
     def __init__(
@@ -127,6 +134,11 @@ class RestDestination(_Requested):
         profiles: bool = False,
         certfile: Optional[str] = None,
         keyfile: Optional[str] = None,
+        cafile: Optional[str] = None,
+        token_file: Optional[str] = None,
+        gzip: Union[bool, str] = 'auto',
+        spool_bytes: int = 64 << 20,
+        spool_age: float = 86400,
     ) -> None:
         if not isinstance(host, str) or not host or any(c in host for c in '/@?# \t\r\n'):
             raise ValueError('host must be a host name or an address, not %r' % (host,))
@@ -134,8 +146,16 @@ class RestDestination(_Requested):
             raise ValueError('timeout must be above 0 seconds, not %r' % (timeout,))
         if port is not None and not 0 < int(port) < 65536:
             raise ValueError('port must be between 1 and 65535, not %r' % (port,))
+        if gzip not in (True, False, 'auto'):
+            raise ValueError("gzip must be True, False or 'auto', not %r" % (gzip,))
+        if not spool_bytes >= 0 or not spool_age > 0:
+            raise ValueError('spool_bytes must be 0 or more and spool_age above 0 seconds')
         secure = ssl_context is not None or port == 443
+        if not secure and (cafile or certfile or keyfile):
+            raise ValueError('certificates are for HTTPS: give an ssl_context, or port 443')
         if not secure and not _is_loopback(host):
+            if token_file:
+                raise ValueError('a token is not sent to %s over plain HTTP; give an ssl_context for HTTPS' % host)
             tell('profiles will go to %s over plain HTTP; give an ssl_context for HTTPS' % host)
         address = '[%s]' % host if ':' in host and not host.startswith('[') else host
         self._request = {
@@ -149,9 +169,16 @@ class RestDestination(_Requested):
             'check_hostname': True,
             'certfile': os.path.abspath(certfile) if certfile else None,
             'keyfile': os.path.abspath(keyfile) if keyfile else None,
+            'token_file': os.path.abspath(token_file) if token_file else None,
+            'gzip': gzip,
+            'spool_bytes': int(spool_bytes),
+            'spool_age': spool_age,
         }
         if ssl_context is not None:
             self._request.update(_verification(ssl_context))
+        if cafile:
+            with open(cafile, encoding='ascii', errors='ignore') as file:  # comments may be in any language
+                self._request['ca_pem'] = (self._request['ca_pem'] or '') + file.read()
 
     def __repr__(self) -> str:
         assert self._request is not None
@@ -183,14 +210,32 @@ def _is_loopback(host: str) -> bool:
         return host == 'localhost' or host.endswith('.localhost')
 
 
+def _refuse_what_cannot_be_taken_over(context: ssl.SSLContext) -> None:
+    """ValueError for a context that verifies in a way that the aggregator could not."""
+    import ssl
+
+    if type(context).__module__.split('.')[0] not in ('ssl', 'gevent', 'eventlet'):
+        raise ValueError('an SSL context of class %s has rules of its own that cannot be taken over' % type(context))
+    if context.protocol == getattr(ssl, 'PROTOCOL_TLS_SERVER', None):
+        raise ValueError('the ssl_context is one for servers; ssl.create_default_context() makes one for clients')
+    if context.verify_flags & (ssl.VERIFY_CRL_CHECK_LEAF | ssl.VERIFY_CRL_CHECK_CHAIN):
+        raise ValueError('certificate revocation lists of an ssl_context cannot be taken over')
+    highest = getattr(context, 'maximum_version', None)
+    if highest is not None and highest not in (ssl.TLSVersion.MAXIMUM_SUPPORTED, ssl.TLSVersion.TLSv1_3):
+        raise ValueError('maximum_version of an ssl_context cannot be taken over: the newest TLS is used')
+
+
 def _verification(context: ssl.SSLContext) -> Dict[str, Any]:
     """What of an SSL context the aggregator can do likewise."""
     import ssl
 
+    _refuse_what_cannot_be_taken_over(context)
     found: Dict[str, Any] = {
         'verify': context.verify_mode != ssl.CERT_NONE,
         'check_hostname': bool(context.check_hostname),
     }
+    if getattr(context, 'minimum_version', 0) == ssl.TLSVersion.TLSv1_3:
+        found['tls'] = '1.3'
     loaded = context.get_ca_certs(binary_form=True)
     # A context with just the system's CAs means the system's CAs, which the aggregator finds by itself.
     if loaded and set(loaded) != set(ssl.create_default_context().get_ca_certs(binary_form=True)):

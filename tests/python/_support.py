@@ -39,6 +39,7 @@ def environment(directory, profiled=True, extra_path=(), **more):
     known = {name: value for name, value in os.environ.items() if not name.startswith(('PROFILOMATIC_', 'PYTHON'))}
     known['PYTHONPATH'] = os.pathsep.join(([SITE] if profiled else []) + [PYTHON_DIR] + [str(p) for p in extra_path])
     known['PROFILOMATIC_DIR'] = str(directory)
+    known['PROFILOMATIC_SPOOL'] = '%s-spool' % directory
     known['PROFILOMATIC_RUN'] = '1'  # a test that wants an aggregator starts it
     if profiled:
         known['PROFILOMATIC_ENABLED'] = '1'

@@ -1,43 +1,13 @@
 """Delivery with real files, real sockets and real TLS, driven through tests/unit/drive_delivery.c."""
 
-import http.server
 import json
 import os
 import ssl
-import subprocess
 import threading
 import time
-from pathlib import Path
 
 import pytest
-
-BUILD = Path(os.environ.get('POM_BUILD', Path(__file__).resolve().parents[2] / 'build'))
-DRIVER = BUILD / 'tests' / 'drive_delivery'
-
-
-class Driver:
-    def __init__(self):
-        self.process = subprocess.Popen(
-            [DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def tell(self, **command):
-        self.process.stdin.write(json.dumps(command) + '\n')
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def add(self, **spec):
-        return self.tell(add=spec)
-
-    def put(self, destination, *numbers):
-        for n in numbers:
-            self.tell(put=[destination, json.dumps({'n': n})])
-
-    def end(self):
-        """Close its input: it stops as the aggregator does. Returns what it logged."""
-        _, errors = self.process.communicate(timeout=20)
-        assert self.process.returncode == 0, errors
-        return errors
+from _delivery import Driver, Server, make_authority, wait_for
 
 
 @pytest.fixture
@@ -48,76 +18,11 @@ def driver():
         d.end()
 
 
-class Server:
-    """A REST server that remembers what it got; `script` holds the answers to give before it says 200."""
-
-    def __init__(self, context=None, port=0):
-        self.lines, self.keys, self.times, self.connections, self.script = [], [], [], 0, []
-        self.headers, self.paths = [], []
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = 'HTTP/1.1'
-
-            def setup(self):
-                outer.connections += 1
-                super().setup()
-
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers['Content-Length']))
-                outer.times.append(time.monotonic())
-                outer.keys.append(self.headers['Idempotency-Key'])
-                outer.headers.append(dict(self.headers))
-                outer.paths.append(self.path)
-                status, headers, text = outer.script.pop(0) if outer.script else (200, {}, b'ok')
-                if callable(status):
-                    status = status()
-                if status == 200:
-                    outer.lines += [json.loads(line) for line in body.splitlines()]
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header('Content-Length', str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *arguments):
-                pass
-
-        class Quiet(http.server.ThreadingHTTPServer):
-            def handle_error(self, request, client_address):
-                pass  # a handshake that a client breaks off is what some tests are about
-
-        self.http = Quiet(('127.0.0.1', port), Handler)
-        if context is not None:
-            self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
-        self.scheme = 'https' if context is not None else 'http'
-        self.port = self.http.server_port
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    def url(self, host='127.0.0.1'):
-        return f'{self.scheme}://{host}:{self.port}/api/data'
-
-    def numbers(self):
-        return [line['n'] for line in self.lines]
-
-    def stop(self):
-        self.http.shutdown()
-        self.http.server_close()
-
-
 @pytest.fixture
 def server():
     s = Server()
     yield s
     s.stop()
-
-
-def wait_for(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, 'waited in vain'
-        time.sleep(0.02)
 
 
 def read(path):
@@ -141,6 +46,8 @@ def test_a_file_gets_every_line_in_order_and_is_appended_to(driver, tmp_path):
         'delivered': 500,
         'failed': 0,
         'dropped': 0,
+        'waiting': 0,
+        'spooled': 0,
         'last_error': None,
     }
 
@@ -292,6 +199,8 @@ def test_a_server_gets_all_lines_over_one_connection(driver, server):
         'delivered': 50,
         'failed': 0,
         'dropped': 0,
+        'waiting': 0,
+        'spooled': 0,
         'last_error': None,
     }
 
@@ -388,59 +297,7 @@ def test_a_password_in_a_url_is_used_but_not_shown(driver, server):
 
 @pytest.fixture(scope='session')
 def authority(tmp_path_factory):
-    """A CA, a server certificate for localhost, and one for a client."""
-    folder = tmp_path_factory.mktemp('ca')
-
-    def openssl(*arguments):
-        subprocess.run(['openssl', *arguments], cwd=folder, check=True, capture_output=True)
-
-    openssl(
-        'req',
-        '-x509',
-        '-newkey',
-        'rsa:2048',
-        '-nodes',
-        '-keyout',
-        'ca.key',
-        '-out',
-        'ca.pem',
-        '-days',
-        '2',
-        '-subj',
-        '/CN=private test authority',
-    )
-    for name in ('server', 'client'):
-        openssl(
-            'req',
-            '-newkey',
-            'rsa:2048',
-            '-nodes',
-            '-keyout',
-            f'{name}.key',
-            '-out',
-            f'{name}.csr',
-            '-subj',
-            f'/CN={name}',
-        )
-        (folder / 'names').write_text('subjectAltName=DNS:localhost\n')
-        openssl(
-            'x509',
-            '-req',
-            '-in',
-            f'{name}.csr',
-            '-CA',
-            'ca.pem',
-            '-CAkey',
-            'ca.key',
-            '-CAcreateserial',
-            '-out',
-            f'{name}.pem',
-            '-days',
-            '2',
-            '-extfile',
-            'names',
-        )
-    return folder
+    return make_authority(tmp_path_factory.mktemp('ca'))
 
 
 @pytest.fixture
@@ -498,3 +355,75 @@ def test_a_client_certificate_is_shown(driver, authority):
         )
     finally:
         s.stop()
+
+
+# ---- who may post, and how ----
+
+
+def test_the_token_is_read_anew_for_each_request(driver, server, tmp_path):
+    token = tmp_path / 'token'
+    d = driver.add(kind='rest', url=server.url(), timeout=5, token_file=str(token))
+    driver.put(d, 1)
+    driver.tell(sync=5000)
+    assert 'cannot read the token' in driver.tell(status=d)['last_error'] and server.keys == []
+    token.write_text('first\n')
+    driver.tell(sync=5000)
+    token.write_text('Token second')
+    server.script = [(401, {}, b'too late')]
+    driver.put(d, 2)
+    driver.tell(sync=5000)
+    driver.tell(sync=5000)
+    assert [h['Authorization'] for h in server.headers] == ['Bearer first', 'Token second', 'Token second']
+    assert server.numbers() == [1, 2]
+    token.write_text('three\nlines: of\nit')
+    driver.put(d, 3)
+    driver.tell(sync=5000)
+    assert 'more than one line' in driver.tell(status=d)['last_error'] and len(server.headers) == 3
+
+
+def test_a_token_never_leaves_the_machine_without_tls(driver, tmp_path):
+    said = driver.add(kind='rest', url='http://collector.example/api/data', token_file=str(tmp_path / 'token'))
+    assert 'without TLS' in said['error']
+
+
+def test_bodies_are_compressed_once_the_server_says_that_it_takes_that(driver, server):
+    server.always = {'Accept-Encoding': 'gzip'}
+    d = driver.add(kind='rest', url=server.url(), timeout=5)
+    for first in (0, 200, 400):
+        if first == 400:
+            server.script = [(415, {'Accept-Encoding': 'identity'}, b'')]
+            server.always = {}
+        for n in range(first, first + 200):
+            driver.tell(put=[d, json.dumps({'n': n, 'x': 'x' * 50})])
+        while len(server.lines) < first + 200:
+            driver.tell(sync=5000)
+    assert server.once() == list(range(600))
+    encodings = [h.get('Content-Encoding') for h in server.headers]
+    assert encodings[0] is None and encodings[-1] is None and 'gzip' in encodings[1:-1]
+    sizes = [int(h['Content-Length']) for h in server.headers if h.get('Content-Encoding') == 'gzip']
+    assert max(sizes) < 200 * 70 / 4
+
+
+def test_compression_can_be_asked_for_and_forbidden(driver, server):
+    server.always = {'Accept-Encoding': 'gzip'}
+    for gzip, expected in ((True, ['gzip', 'gzip']), (False, [None, None])):
+        del server.headers[:]
+        d = driver.add(kind='rest', url=server.url(), timeout=5, gzip=gzip)
+        for _ in expected:
+            driver.tell(put=[d, json.dumps({'n': 1, 'x': 'x' * 1000})])
+            driver.tell(sync=5000)
+        assert [h.get('Content-Encoding') for h in server.headers] == expected
+
+
+def test_a_reopened_file_is_the_one_that_bears_the_name_now(driver, tmp_path):
+    out, old = tmp_path / 'out.log', tmp_path / 'out.log.1'
+    d = driver.add(kind='file', path=str(out))
+    driver.put(d, 1)
+    driver.tell(sync=2000)
+    os.link(out, old)
+    driver.tell(reopen=True)
+    out.unlink()
+    out.touch()
+    driver.put(d, 2)
+    driver.tell(sync=2000)
+    assert (read(old), read(out)) == ([1], [2])

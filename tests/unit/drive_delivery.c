@@ -4,6 +4,7 @@
  * One JSON command a line on stdin, one JSON value a line on stdout:
  *   {"add": {spec}} -> id or {"error"}      {"put": [id, line]} -> null      {"status": id} -> object or null
  *   {"remove": id} -> null                  {"sync": milliseconds} -> true or false
+ *   {"secure": milliseconds} -> true or false                             {"reopen": true} -> null
  *   {"listen": path} -> null or {"error"}   {"publish": [pid, line]} -> whether somebody subscribes
  * At the end of stdin all is stopped as the aggregator stops it. The control socket answers every verb with
  * the request itself, and "big" with {"big": "xxx…"} of "bytes" bytes; a sync publishes one message to
@@ -38,6 +39,7 @@ static json_t *add(const json_t *o)
     const char *kind = text(o, "kind");
     struct destination_spec spec = {
         .kind = kind != NULL && strcmp(kind, "rest") == 0 ? DESTINATION_REST : DESTINATION_FILE,
+        .profiles = flag(o, "profiles", false),
         .pool = text(o, "pool"),
         .path = text(o, "path"),
         .flush = flag(o, "flush", true),
@@ -49,6 +51,12 @@ static json_t *add(const json_t *o)
         .check_hostname = flag(o, "check_hostname", true),
         .certfile = text(o, "certfile"),
         .keyfile = text(o, "keyfile"),
+        .token_file = text(o, "token_file"),
+        .gzip = json_is_true(json_object_get(o, "gzip"))    ? GZIP_ALWAYS
+                : json_is_false(json_object_get(o, "gzip")) ? GZIP_NEVER
+                                                            : GZIP_AUTO,
+        .spool_bytes = (uint64_t)json_integer_value(json_object_get(o, "spool_bytes")),
+        .spool_age_s = json_number_value(json_object_get(o, "spool_age")),
     };
     return error_or(destination_add(&spec));
 }
@@ -103,6 +111,12 @@ static json_t *obey(const json_t *command)
         return destination_status((int)json_integer_value(value));
     if ((value = json_object_get(command, "sync")) != NULL)
         return json_boolean(destination_sync((unsigned)json_integer_value(value)));
+    if ((value = json_object_get(command, "secure")) != NULL)
+        return json_boolean(destinations_secure((unsigned)json_integer_value(value)));
+    if (json_object_get(command, "reopen") != NULL) {
+        destinations_reopen();
+        return json_null();
+    }
     if ((value = json_object_get(command, "listen")) != NULL)
         return error_or(control_start(json_string_value(value), &handlers));
     if ((value = json_object_get(command, "publish")) != NULL)
