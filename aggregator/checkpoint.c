@@ -393,6 +393,7 @@ void checkpoint_forget(struct pool *pool)
     path_in(pool, "checkpoint", path);
     snprintf(aside, sizeof aside, "%s.damaged", path);
     rename(path, aside);
+    TESTPOINT("checkpoint-aside"); /* The next life finds no chain, and begins at the heads. */
     for (struct known_worker *known = pool->known, *next; known != NULL; known = next) {
         next = known->next;
         taken_close(&known->taken);

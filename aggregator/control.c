@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "shm/fault.h"
+#include "shm/testpoint.h"
 
 enum {
     CLIENTS_MAX = 128,
@@ -428,15 +429,16 @@ static int listen_at(const char *path)
     if (directory < 0)
         return fault(errno, "cannot open %s", folder);
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    snprintf(temporary, sizeof temporary, "%s/.control.%d", folder, (int)getpid());
-    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/.control.%d", directory,
-             (int)getpid());
-    unlink(temporary);
+    snprintf(temporary, sizeof temporary, "%s/.control.new", folder);
+    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/.control.new", directory);
+    unlink(temporary); /* left by a crash; the directory has one aggregator at a time */
 
     int rc = 0;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) != 0 ||
-        chmod(temporary, has_guests() ? 0666 : 0600) != 0 || listen(fd, 64) != 0 ||
+    if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) != 0)
+        rc = -errno;
+    TESTPOINT("control-bound"); /* Nobody asks there: it has not got its name. The next life removes it. */
+    if (fd < 0 || rc != 0 || chmod(temporary, has_guests() ? 0666 : 0600) != 0 || listen(fd, 64) != 0 ||
         rename(temporary, path) != 0) {
         rc = fault(errno, "cannot listen at %s", path);
         unlink(temporary);
@@ -444,6 +446,7 @@ static int listen_at(const char *path)
             close(fd);
         fd = -1;
     }
+    TESTPOINT("control-renamed"); /* Clients are refused until the next life has put its own in its place. */
     close(directory);
     return rc != 0 ? rc : fd;
 }
@@ -486,6 +489,7 @@ void control_stop(void)
     ring();
     pthread_join(control.thread, NULL);
     unlink(control.path);
+    TESTPOINT("control-removed"); /* Clients find no aggregator, though all was not yet drained. */
     close(control.listener);
     close(control.wake);
     control.running = false;

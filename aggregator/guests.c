@@ -10,6 +10,7 @@
 
 #include "shm/directory.h"
 #include "shm/fault.h"
+#include "shm/testpoint.h"
 
 static unsigned pools_of(const char *directory, uid_t uid, const char *but)
 {
@@ -52,6 +53,7 @@ int guests_make_pool(const char *directory, const json_t *request, uid_t uid)
         return fault(ENOSPC, "uid %lu has %d pools already", (unsigned long)uid, GUESTS_POOLS_MOST);
     if (mkdir(path, 0700) != 0 && errno != EEXIST)
         return fault(errno, "cannot make %s", path);
+    TESTPOINT("guest-pool-made"); /* The guest may not pass yet; it asks again, and the rest is made then. */
     int pool = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (pool < 0 || fstat(pool, &st) != 0)
         rc = fault(errno, "cannot open %s", path);

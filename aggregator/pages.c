@@ -189,6 +189,8 @@ static void audit(void *context)
     uint64_t word = budget_look(touch->pages->budget);
     uint32_t cycle = (uint32_t)(clock_monotonic_ns() / touch->number);
     touch->found = budget_audit(touch->pages->budget, word, cycle);
+    if (touch->found)
+        TESTPOINT("word-set-back"); /* Workers are denied for the rest of the cycle, and none knows why. */
 }
 
 bool pages_audit(const struct pages *pages, uint64_t cycle_ns, bool *damaged)

@@ -54,6 +54,7 @@ int pool_open(struct pool **out, const char *directory, const char *name, const 
         log_line("pool %s starts afresh: %s", pool->source, fault_text());
         checkpoint_forget(pool);
     }
+    requests_recover(pool->folder);
     requests_scan(&pool->requests, pool->folder, pool->uid, pool->source, config);
     pool_limits_begin(pool);
     pool_heartbeat(pool, now);
@@ -264,6 +265,7 @@ void pool_remove(struct pool *pool)
     rmdir(pool->folder);
     empty_folder(pool->rings);
     rmdir(pool->rings);
+    TESTPOINT("pool-emptied"); /* Workers to come make it whole again; the next life finds its checkpoint. */
     empty_folder(pool->path);
     if (rmdir(pool->path) != 0 && errno != ENOENT)
         log_line("cannot remove %s: %s", pool->path, strerror(errno));

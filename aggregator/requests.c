@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "aggregator/destination/destination.h"
@@ -15,6 +16,7 @@
 #include "shm/directory.h"
 #include "shm/fault.h"
 #include "shm/rates.h"
+#include "shm/testpoint.h"
 
 /* What may wait on disk for a server. Bytes are exact in a double. */
 #define SPOOL_BYTES_USUAL (64 << 20)
@@ -338,6 +340,13 @@ static bool set_aside(const char *folder, const char *name, char path[DIRECTORY_
            rename(path, aside) == 0;
 }
 
+/* Unless it was written again by now. */
+static void put_back(const char *path, const char *aside)
+{
+    if (link(aside, path) == 0 || errno == EEXIST)
+        unlink(aside);
+}
+
 void requests_drop(struct requests *requests, const char *folder, bool all, bool (*wanted)(void *context),
                    void *context)
 {
@@ -347,16 +356,41 @@ void requests_drop(struct requests *requests, const char *folder, bool all, bool
         if ((request->kind == REQUEST_DESTINATION && !all && !destination_idle(request->destination)) ||
             !set_aside(folder, request->name, path, aside))
             continue;
+        TESTPOINT(
+            "request-aside"); /* A worker that looks writes its own again; the next life puts it back. */
         /* A worker has its segment before it looks whether its requests are there. */
         if (!wanted(context)) {
             unlink(aside);
+            TESTPOINT(
+                "request-dropped"); /* The next life does not know it; a worker that wants it asks anew. */
             continue;
         }
-        /* Put back, unless it wrote it again by now. */
-        if (link(aside, path) == 0 || errno == EEXIST)
-            unlink(aside);
+        put_back(path, aside);
         return;
     }
+}
+
+void requests_recover(const char *folder)
+{
+    static const char end[] = ".json.left";
+    char path[DIRECTORY_PATH_MAX], aside[DIRECTORY_PATH_MAX];
+    DIR *directory = opendir(folder);
+    for (struct dirent *entry; directory != NULL && (entry = readdir(directory)) != NULL;) {
+        size_t length = strlen(entry->d_name);
+        struct stat st;
+        if (entry->d_name[0] != '.' || directory_join(aside, folder, entry->d_name) != 0 ||
+            lstat(aside, &st) != 0 || !S_ISREG(st.st_mode))
+            continue;
+        if (length > sizeof end && strcmp(entry->d_name + length + 1 - sizeof end, end) == 0) {
+            entry->d_name[length - strlen(".left")] = '\0';
+            if (directory_join(path, folder, entry->d_name + 1) == 0)
+                put_back(path, aside);
+        } else if (time(NULL) - st.st_mtime > 60) {
+            unlink(aside); /* its writer died before it had its name */
+        }
+    }
+    if (directory != NULL)
+        closedir(directory);
 }
 
 void requests_close(struct requests *requests)

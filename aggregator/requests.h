@@ -71,6 +71,9 @@ int request_parse_limits(const json_t *json, struct request *request);
 void requests_drop(struct requests *requests, const char *folder, bool all, bool (*wanted)(void *context),
                    void *context);
 
+/** What another life, or a worker, was killed at: a request that was set aside is put back. Before a scan. */
+void requests_recover(const char *folder);
+
 /** Take all destinations back. */
 void requests_close(struct requests *requests);
 

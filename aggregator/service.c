@@ -565,6 +565,7 @@ static void remove_all(struct service *service)
             pool_remove(service->pool[i]);
     if (directory_join(path, service->directory, DIRECTORY_LOCK) == 0)
         unlink(path);
+    TESTPOINT("lock-removed"); /* Another aggregator may serve the folder; of this one nothing is left. */
 }
 
 int service_close(struct service *service)

@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <stddef.h>
 
+#include "shm/testpoint.h"
+
 _Static_assert(sizeof(pthread_mutex_t) <= ALIVE_BYTES, "room for it");
 
 static pthread_mutex_t *mutex_of(struct alive *alive)
@@ -29,7 +31,10 @@ void alive_hold(struct alive *alive)
     if (error == 0)
         error = pthread_mutex_lock(mutex_of(alive));
     pthread_mutexattr_destroy(&attributes);
+    TESTPOINT(
+        "alive-taken"); /* The aggregator does not ask the mutex yet: it waits a minute for it at most. */
     atomic_store_explicit(&alive->holder, error == 0 ? ALIVE_HELD : ALIVE_NO_ONE, memory_order_release);
+    TESTPOINT("alive-held"); /* The aggregator reads in the mutex whether this process is there. */
 }
 
 void alive_release(struct alive *alive)

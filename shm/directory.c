@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "shm/fault.h"
+#include "shm/testpoint.h"
 
 int directory_join(char out[DIRECTORY_PATH_MAX], const char *a, const char *b)
 {
@@ -85,6 +86,8 @@ int directory_make(const char *path)
 {
     if (mkdir(path, 0700) != 0 && errno != EEXIST)
         return fault(errno, "cannot make %s", path);
+    TESTPOINT(
+        "folder-made"); /* All see it, perhaps without what belongs in it, which the next comer makes. */
     struct stat st;
     if (lstat(path, &st) != 0)
         return fault(errno, "cannot look at %s", path);

@@ -53,6 +53,7 @@ struct op {
 struct book {
     uint64_t tail[SEGMENT_LANES], lost[SEGMENT_LANES];
     uint64_t samples;                      /* all that were put */
+    uint64_t refused;                      /* records that found no room */
     struct sums outside, root, nested;     /* of actions that have ended, and of none */
     struct sums open_root, open_nested;    /* of those that are open */
     uint64_t ended_root, ended_nested;     /* actions whose end was put */

@@ -43,6 +43,7 @@ static void leave_root(struct book *book, bool put)
 void book_apply(struct book *book, const struct op *op, bool put)
 {
     struct sums one = {.samples = 1, .wall = op->wall, .cpu = op->cpu};
+    book->refused += !put;
     switch ((enum op_kind)op->kind) {
     case OP_NONE:
         break;

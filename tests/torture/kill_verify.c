@@ -167,8 +167,11 @@ static void compare_all(const struct found *found, const struct shared *shared)
     uint64_t samples = 0, dropped = 0, unended = 0, hooks = 0, admitted = 0;
     for (uint32_t i = 0; i < LIVES_MOST; i++) {
         const struct life *life = &shared->life[i];
+        uint64_t lost = life->truth.lost[LANE_SAMPLER] + life->truth.lost[LANE_ACTION];
         samples += life->truth.samples;
-        dropped += life->truth.lost[LANE_SAMPLER] + life->truth.lost[LANE_ACTION];
+        dropped += life->truth.refused;
+        check(lost == life->truth.refused, "life %u: %llu records counted as lost, refused were %llu", i,
+              (unsigned long long)lost, (unsigned long long)life->truth.refused);
         unended += life->truth.unended;
         hooks += life->hooks;
         admitted += life->admitted;
