@@ -145,6 +145,7 @@ static void link_root(struct actions *actions, uint32_t index)
     struct action *action = &actions->action[index];
     action->parent = ACTIONS_NONE;
     action->root = index;
+    action->children = 0;
     action->older = actions->newest;
     action->newer = ACTIONS_NONE;
     if (actions->newest != ACTIONS_NONE)
@@ -206,6 +207,22 @@ static void give_back(struct actions *actions, uint32_t index)
     actions->actions_used--;
 }
 
+static void join_family(struct actions *actions, uint32_t index, uint32_t parent)
+{
+    struct action *action = &actions->action[index];
+    struct action *root = &actions->action[actions->action[parent].root];
+    action->parent = parent;
+    action->root = actions->action[parent].root;
+    action->folded = root->folded;
+    action->elder = root->family_last;
+    if (root->family_last == ACTIONS_NONE)
+        root->family = index;
+    else
+        actions->action[root->family_last].sibling = index;
+    root->family_last = index;
+    actions->action[parent].children++;
+}
+
 uint32_t actions_begin(struct actions *actions, uint32_t worker, uint32_t type,
                        const struct record_begin *begin)
 {
@@ -220,6 +237,7 @@ uint32_t actions_begin(struct actions *actions, uint32_t worker, uint32_t type,
         .family = ACTIONS_NONE,
         .family_last = ACTIONS_NONE,
         .sibling = ACTIONS_NONE,
+        .elder = ACTIONS_NONE,
         .older = ACTIONS_NONE,
         .newer = ACTIONS_NONE,
         .first_sample = ACTIONS_NONE,
@@ -235,15 +253,7 @@ uint32_t actions_begin(struct actions *actions, uint32_t worker, uint32_t type,
     if (parent == ACTIONS_NONE) {
         link_root(actions, index);
     } else {
-        struct action *root = &actions->action[actions->action[parent].root];
-        action->parent = parent;
-        action->root = actions->action[parent].root;
-        action->folded = root->folded;
-        if (root->family_last == ACTIONS_NONE)
-            root->family = index;
-        else
-            actions->action[root->family_last].sibling = index;
-        root->family_last = index;
+        join_family(actions, index, parent);
     }
     uint32_t *bucket = bucket_of(actions, worker, begin->action_serial);
     action->bucket_next = *bucket;
@@ -360,32 +370,19 @@ static void pass_samples(struct actions *actions, uint32_t from_index, uint32_t 
         note_touched(actions, to_index);
 }
 
-/* Take an action out of its root's family. */
 static void leave_family(struct actions *actions, uint32_t index)
 {
-    struct action *root = &actions->action[actions->action[index].root];
-    uint32_t before = ACTIONS_NONE, at = root->family;
-    while (at != index) {
-        before = at;
-        at = actions->action[at].sibling;
-    }
-    uint32_t next = actions->action[index].sibling;
-    if (before == ACTIONS_NONE)
-        root->family = next;
+    const struct action *action = &actions->action[index];
+    struct action *root = &actions->action[action->root];
+    if (action->elder == ACTIONS_NONE)
+        root->family = action->sibling;
     else
-        actions->action[before].sibling = next;
-    if (root->family_last == index)
-        root->family_last = before;
-}
-
-/* Is it the parent of any action of its family? Then its place is still needed. */
-static bool is_parent(const struct actions *actions, uint32_t index)
-{
-    uint32_t at = actions->action[actions->action[index].root].family;
-    for (; at != ACTIONS_NONE; at = actions->action[at].sibling)
-        if (actions->action[at].parent == index)
-            return true;
-    return false;
+        actions->action[action->elder].sibling = action->sibling;
+    if (action->sibling == ACTIONS_NONE)
+        root->family_last = action->elder;
+    else
+        actions->action[action->sibling].elder = action->elder;
+    actions->action[action->parent].children--;
 }
 
 void actions_close_nested(struct actions *actions, uint32_t index)
@@ -402,8 +399,8 @@ void actions_close_nested(struct actions *actions, uint32_t index)
     else
         actions_drop_samples(actions, index);
     struct action *root = &actions->action[action->root];
-    if (root->told < ACTIONS_NESTED_TOLD || is_parent(actions, index)) {
-        root->told++;
+    if (root->told < ACTIONS_NESTED_TOLD || action->children != 0) {
+        root->told++; /* for the message; or those inside it need its place */
     } else {
         leave_family(actions, index);
         give_back(actions, index);
@@ -422,7 +419,7 @@ void actions_forget_root(struct actions *actions, uint32_t index)
     for (uint32_t at = root->family, next; at != ACTIONS_NONE; at = next) {
         struct action *member = &actions->action[at];
         next = member->sibling;
-        member->sibling = ACTIONS_NONE;
+        member->sibling = member->elder = ACTIONS_NONE;
         if (member->closed)
             give_back(actions, at);
         else

@@ -48,7 +48,8 @@ struct action {
     uint32_t parent;              /* ACTIONS_NONE: no enclosing action that we know of */
     uint32_t root;                /* itself for a root */
     uint32_t family, family_last; /* of a root: its nested actions, in order of their beginning */
-    uint32_t sibling;             /* next in the family */
+    uint32_t sibling, elder;      /* next and previous in the family */
+    uint32_t children;            /* members of the family whose parent it is */
     uint32_t told;                /* of a root: closed nested actions in the family */
     uint32_t older, newer;        /* of a root: neighbours in order of beginning */
     uint32_t bucket_next;

@@ -269,15 +269,22 @@ void merge_sample(struct merge *merge, uint32_t worker, uint32_t stack, const st
  * 2k - 1 times its square: so n that are quite alike add up to n², which is the square of their sum. Where
  * they differ that is too much: the error of nested actions is rather overstated.
  */
-static double drawn_together(const struct merge *merge, const struct action *action)
+static double drawn_together(struct merge *merge, const struct action *action)
+{
+    const struct action *root = &merge->actions.action[action->root];
+    if (action == root || action->type >= MERGE_TYPES_MOST)
+        return 1;
+    uint32_t before = merge->settled[action->type]++ + (root->type == action->type);
+    return 2.0 * before + 1;
+}
+
+static void recount_settled(struct merge *merge, uint32_t root)
 {
     const struct actions *actions = &merge->actions;
-    const struct action *root = &actions->action[action->root];
-    double before = action != root && root->type == action->type;
-    for (uint32_t at = action != root ? root->family : ACTIONS_NONE; at != ACTIONS_NONE;
-         at = actions->action[at].sibling)
-        before += actions->action[at].closed && actions->action[at].type == action->type;
-    return 2 * before + 1;
+    memset(merge->settled, 0, sizeof merge->settled);
+    for (uint32_t at = actions->action[root].family; at != ACTIONS_NONE; at = actions->action[at].sibling)
+        if (actions->action[at].closed && actions->action[at].type < MERGE_TYPES_MOST)
+            merge->settled[actions->action[at].type]++;
 }
 
 /* Put an ended action into its type. */
@@ -323,6 +330,8 @@ static void close_family(struct merge *merge, uint32_t root, uint64_t before_rou
 {
     struct actions *actions = &merge->actions;
     uint32_t due_members[ACTIONS_NESTED_TOLD], count;
+    if (actions->action[root].family != ACTIONS_NONE)
+        recount_settled(merge, root);
     do {
         count = 0;
         for (uint32_t at = actions->action[root].family; at != ACTIONS_NONE; at = actions->action[at].sibling)

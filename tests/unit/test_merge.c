@@ -148,6 +148,27 @@ START_TEST(a_nested_actions_samples_count_for_all_that_encloses_it)
 }
 END_TEST
 
+START_TEST(alike_actions_of_one_root_are_one_draw_however_many)
+{
+    enum { MANY = 2 * ACTIONS_NESTED_TOLD + 88 }; /* more than are kept for the root's message */
+    uint32_t outer = type_named("outer"), inner = type_named("inner");
+    begin(1, 0, outer, 0.5, 0);
+    for (uint64_t serial = 2; serial < 2 + MANY; serial++) {
+        begin(serial, 1, inner, 0.5, 1);
+        struct record_end record = {
+            .header.flags = END_HAS_RUN_DELAY, .action_serial = serial, .run_delay_ns = 1000 * MS};
+        merge_end(&merge, 1, inner, &record);
+    }
+    merge.round++;
+    merge_close_ended(&merge, merge.round);
+    const struct type_totals *totals = profile_type(&merge.open->profile, inner);
+    ck_assert_uint_eq(totals->ended, MANY);
+    ck_assert_double_eq_tol(totals->spread.run_own / (2.0 * MANY * MANY), 1,
+                            0.001); /* weight 2, of 1 s each */
+    ck_assert_uint_eq(merge.actions.actions_used, 1 + ACTIONS_NESTED_TOLD);
+}
+END_TEST
+
 START_TEST(ends_may_come_in_any_order_and_twice)
 {
     uint32_t type = type_named("a"), stack = stack_of(0, "f.py:f:1");
@@ -421,6 +442,7 @@ int main(void)
     tcase_add_test(cases, a_sample_counts_with_the_weight_of_its_action);
     tcase_add_test(cases, an_ended_action_waits_for_samples_that_were_on_their_way);
     tcase_add_test(cases, a_nested_actions_samples_count_for_all_that_encloses_it);
+    tcase_add_test(cases, alike_actions_of_one_root_are_one_draw_however_many);
     tcase_add_test(cases, ends_may_come_in_any_order_and_twice);
     tcase_add_test(cases, an_action_cannot_begin_twice);
     tcase_add_test(cases, what_a_dead_worker_left_open_is_counted_as_unfinished);
