@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 __version__ = '0.1.0'
 
-#: 'native' where the extension serves this interpreter; 'python' where it does not, and calls have no effect.
-implementation = 'python' if _runtime is None else 'native'
+#: 'native' where the extension serves this interpreter; else 'python': the same for one process, in pure Python.
+implementation = 'native' if switch.native else 'python'
 
 Destination = Union[FileDestination, RestDestination, Callable[[Dict[str, Any]], object]]
 
@@ -76,7 +76,7 @@ def remove_destination(destination: Destination) -> None:
 
 def current_task_uuid() -> Optional[str]:
     """The task UUID of the action that this thread is in, or None."""
-    return None if _runtime is None else _runtime.current_task_uuid()
+    return _runtime.current_task_uuid()  # type: ignore[no-any-return]
 
 
 def status() -> Dict[str, Any]:

@@ -25,8 +25,6 @@ class Nothing:
 
 def begin(name: str, task_uuid: Optional[str]) -> Any:
     """A begun action of the runtime. Never raises for reasons of its own."""
-    if _runtime is None:
-        return Nothing()
     try:
         handle = _runtime.Action(name, task_uuid)
         handle.begin()
@@ -75,7 +73,7 @@ class Action:
 
     def _take(self) -> Any:
         """The entry that ends now. Several threads or tasks may have entered one object: it is the current one's."""
-        if len(self._open) > 1 and _runtime is not None:
+        if len(self._open) > 1:
             current = _runtime.current()
             for handle in reversed(self._open):
                 if handle is current:

@@ -50,8 +50,6 @@ class _Steps:
         self._inside: Any = None
 
     def __enter__(self) -> None:
-        if _runtime is None:
-            return
         try:
             if self._handle is None:
                 self._outside = _runtime.current()
@@ -62,8 +60,6 @@ class _Steps:
             failed('a step of a profiled generator', error)
 
     def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
-        if _runtime is None:
-            return
         try:
             self._inside = _runtime.set_current(self._outside)
             if kind is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional
 
 from . import requests
 from ._guard import failures
@@ -21,22 +21,27 @@ if TYPE_CHECKING:
     from .delivery import Delivery
 
 
-def _load() -> Tuple[Any, Optional[str]]:
-    """The native part, or why there is none."""
+def _why_not_native() -> Optional[str]:
+    """Why the extension cannot be loaded here; None if it has been."""
+    if os.environ.get('PROFILOMATIC_IMPLEMENTATION', '').strip().lower() == 'python':
+        return 'PROFILOMATIC_IMPLEMENTATION=python'
     try:
-        return importlib.import_module(__package__ + '._runtime'), None
+        importlib.import_module(__package__ + '._runtime')
+        return None
     except ImportError as error:
         if 't' in getattr(sys, 'abiflags', ''):
-            return None, 'free-threaded builds of CPython are not supported'
+            return 'free-threaded builds of CPython are not supported by the native extension'
         version = sys.version_info[:2]
         missing = 'no native extension for this %s %d.%d (%s)' % (sys.implementation.name, *version, error)
         unbuilt = isinstance(error, ModuleNotFoundError) and sys.implementation.name == 'cpython'
         if unbuilt and (3, 10) <= version <= (3, 15):
             missing += '; `scons python=%s` builds it' % (sys.executable or 'PATH')
-        return None, missing
+        return missing
 
 
-_runtime, missing = _load()
+missing = _why_not_native()
+#: The extension, or what has the same face in pure Python.
+_runtime: Any = importlib.import_module(__package__ + ('._runtime' if missing is None else '.fallback'))
 
 
 def forbidden() -> bool:
@@ -66,7 +71,8 @@ class Switch:
         self.destinations: List[Any] = []
         self.wanted = False  # profiling was asked for by the environment, not by a destination
         self.on = False
-        self.reason: Optional[str] = missing
+        self.native = missing is None
+        self.reason: Optional[str] = None  # why profiling could not be switched on
         self.delivery: Optional[Delivery] = None
         self._attached_pid = 0  # the process in which _on_attach has run
         self._attaches_children = False  # with scope 'process', after each fork
@@ -94,7 +100,7 @@ class Switch:
     def remove(self, destination: Any) -> None:
         if destination not in self.destinations:
             raise ValueError('%r was not added' % (destination,))
-        if self.attached():
+        if self.attached() or (self.on and not self.native):
             self._sync()
         self.destinations.remove(destination)
         self._write_requests()
@@ -105,9 +111,8 @@ class Switch:
         """Switch profiling on here and in every process forked from here. What goes wrong is told, never raised."""
         if self.on or forbidden():
             return
-        if _runtime is None:
-            tell('cannot profile: %s; the application runs on without it' % missing)
-            return
+        if not self.native and os.environ.get('PROFILOMATIC_IMPLEMENTATION') is None:
+            tell('%s: profiling in pure Python, each process for itself' % missing)
         self._enable()
 
     def turn_off(self) -> None:
@@ -129,7 +134,8 @@ class Switch:
 
     def status(self) -> Dict[str, Any]:
         known: Dict[str, Any] = {
-            'implementation': 'python' if _runtime is None else 'native',
+            'implementation': 'native' if self.native else 'python',
+            'not_native': missing,
             'enabled': self.on,
             'reason': self.reason or ('PROFILOMATIC_ENABLED=0' if forbidden() else None),
             'source': self.settings['source_name'],
@@ -142,11 +148,11 @@ class Switch:
         }
         if self.delivery is not None:
             known['delivery'] = self.delivery.status()
-        if _runtime is not None:
+        known['process'] = _runtime.status()
+        if self.native:
             from . import control
 
             known['directory'] = self.directory()
-            known['process'] = _runtime.status()
             known.update(control.ask(self.directory(), {'verb': 'status'}) or {})
         return known
 
@@ -208,6 +214,9 @@ class Switch:
 
     def _write_requests(self) -> None:
         """Make the pool's request files say what this process asks for now, once the process is attached."""
+        if not self.native:
+            _runtime.serve(self.settings, self.destinations)
+            return
         if not self.attached():
             return
         asked = [self.settings.limits()]
@@ -234,7 +243,9 @@ class Switch:
 
     def _sync(self) -> None:
         """Have everything that was profiled so far handed over; at most 2 s."""
-        if self.delivery is not None and self.callables():
+        if not self.native:
+            _runtime.flush()
+        elif self.delivery is not None and self.callables():
             self.delivery.flush()
         else:
             from . import control

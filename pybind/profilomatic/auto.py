@@ -6,7 +6,7 @@ workers. PROFILOMATIC_ENABLED=0 makes it do nothing.
 
 from __future__ import annotations
 
-from ._switch import _runtime, forbidden, missing, switch
+from ._switch import forbidden, missing, switch
 from ._tell import tell_tree
 
 
@@ -15,7 +15,8 @@ def start() -> None:
     try:
         if forbidden() or switch.wanted:
             return
-        if _runtime is None:
+        if not switch.native:
+            # What is profiled in pure Python goes to destinations of the program's own, not to an aggregator.
             tell_tree('cannot profile: %s; the application runs on without it' % missing)
             return
         from . import servers

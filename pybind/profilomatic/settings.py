@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterable, Literal, Mapping, Optional, Tu
 PREFIX = 'PROFILOMATIC_'
 SOURCE_BYTES = 64  # longest source name the runtime directory can hold
 
-_OTHER_VARIABLES = ('ENABLED', 'DIR', 'AGGREGATOR', 'CONFIG', 'RUN', 'SPOOL', 'TOLD')
+_OTHER_VARIABLES = ('ENABLED', 'DIR', 'AGGREGATOR', 'CONFIG', 'IMPLEMENTATION', 'RUN', 'SPOOL', 'TOLD')
 
 
 def _ratio(name: str, value: Any) -> float:

@@ -23,7 +23,7 @@ def wrap(app: _App, name: Optional[str] = None) -> _App:
     """
     if not callable(app):
         raise TypeError('a WSGI application is callable, unlike %r' % (app,))
-    if _runtime is None or forbidden():
+    if forbidden():
         return app
     frameworks.install()
     return _runtime.wrap(app, name)  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ import textwrap
 import time
 
 import profilomatic
+import pytest
 
 PACKAGE = os.path.dirname(os.path.abspath(profilomatic.__file__))
 PYTHON_DIR = os.path.dirname(PACKAGE)
@@ -34,12 +35,23 @@ ADMITTED = """
 """
 
 
+#: Where the package is the one in pure Python, stacks are not read in every interpreter.
+NATIVE = os.environ.get('PROFILOMATIC_IMPLEMENTATION') != 'python'
+needs_stacks = pytest.mark.skipif(
+    not NATIVE and sys.implementation.name == 'cpython' and sys.version_info[:2] == (3, 11),
+    reason='in pure Python no stacks are read on CPython 3.11',
+)
+needs_native = pytest.mark.skipif(not NATIVE, reason='what only the extension does')
+
+
 def environment(directory, profiled=True, extra_path=(), **more):
     """The environment that `profilomatic run` gives its command (profiled), or one with the package only."""
     known = {name: value for name, value in os.environ.items() if not name.startswith(('PROFILOMATIC_', 'PYTHON'))}
     known['PYTHONPATH'] = os.pathsep.join(([SITE] if profiled else []) + [PYTHON_DIR] + [str(p) for p in extra_path])
     known['PROFILOMATIC_DIR'] = str(directory)
     known['PROFILOMATIC_SPOOL'] = '%s-spool' % directory
+    if not NATIVE:
+        known['PROFILOMATIC_IMPLEMENTATION'] = 'python'
     known['PROFILOMATIC_RUN'] = '1'  # a test that wants an aggregator starts it
     if profiled:
         known['PROFILOMATIC_ENABLED'] = '1'

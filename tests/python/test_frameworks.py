@@ -7,7 +7,7 @@ from wsgiref.validate import validator
 
 import profilomatic
 import pytest
-from _support import run
+from _support import needs_native, run
 
 pytestmark = pytest.mark.usefixtures('messages')
 
@@ -258,6 +258,7 @@ def test_frameworks_may_be_imported_before_or_after_the_wrapping(tmp_path):
         assert (done.stdout, done.stderr) == ('fine\n', '')
 
 
+@needs_native
 def test_without_a_change_to_the_application_routes_are_told_too(tmp_path):
     pytest.importorskip('falcon')
     done = run('import falcon.app; print(falcon.app.App._get_responder.__profilomatic__)', tmp_path / 'run')

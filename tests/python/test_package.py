@@ -628,28 +628,34 @@ def bare(tmp_path):
 
 
 USING = """
-    import profilomatic, sys
-    profilomatic.configure(max_overhead=0.01)
-    profilomatic.add_destination(print)
-    profilomatic.add_destination(sys.stderr.write)
+    import json, profilomatic, sys
+    received = []
+    profilomatic.configure(max_overhead=0.5)
+    profilomatic.add_destination(received.append)
+    profilomatic.add_destination(profilomatic.file_destination(sys.argv[1]))
     app = lambda environ, start_response: []
-    with profilomatic.action('a'), profilomatic.action('b'):
-        print(profilomatic.implementation, profilomatic.wsgi.wrap(app) is app, profilomatic.current_task_uuid())
-    print(profilomatic.status()['reason'])
-    profilomatic.remove_destination(print)
+    with profilomatic.action('a') as a, profilomatic.action('b') as b:
+        assert a.task_uuid == b.task_uuid == profilomatic.current_task_uuid()
+    list(profilomatic.wsgi.wrap(app)({}, None))
+    profilomatic.remove_destination(received.append)
+    print(json.dumps([profilomatic.status(), received]))
 """
 
 
-def test_without_the_extension_the_package_is_accepted_and_says_so_once(tmp_path, bare):
+def test_without_the_extension_one_process_is_profiled_in_python_and_that_is_said_once(tmp_path, bare):
     result = subprocess.run(
-        [sys.executable, '-c', textwrap.dedent(USING)],
+        [sys.executable, '-c', textwrap.dedent(USING), str(tmp_path / 'file')],
         env=dict(environment(tmp_path / 'run', profiled=False), PYTHONPATH=str(bare)),
         capture_output=True,
         text=True,
     )
-    assert result.returncode == 0
-    assert result.stdout.startswith('python True None\nno native extension for this cpython')
-    assert result.stderr.count('\n') == 1 and 'cannot profile: no native extension' in result.stderr
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count('\n') == 1 and 'no native extension for this cpython' in result.stderr
+    status, received = json.loads(result.stdout)
+    assert (status['implementation'], status['enabled'], status['reason']) == ('python', True, None)
+    assert status['not_native'].startswith('no native extension') and not (tmp_path / 'run').exists()
+    assert [message['action_type'] for message in received] == ['a', '/']
+    assert [json.loads(line) for line in (tmp_path / 'file').read_text().splitlines()] == received
 
 
 def test_without_the_extension_one_line_is_told_in_a_tree_of_processes(tmp_path, bare):

@@ -431,6 +431,8 @@ def test_an_exception_that_was_thrown_in_is_not_kept_alive():
         with contextlib.suppress(Planted):
             steps.throw(error)
         del error
+        if sys.implementation.name != 'cpython':
+            gc.collect()
         assert reference() is None
     finally:
         gc.enable()

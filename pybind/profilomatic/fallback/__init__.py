@@ -1,0 +1,93 @@
+"""The implementation in pure Python, where the extension cannot be loaded (PyPy, a CPython that it was not built for).
+
+It has the face of the extension, so that everything above it is the same, and differs in this: it serves one process
+and needs no aggregator; a Python thread samples, where stacks of other threads can be read (see `stacks`); the caps
+hold for this process alone; destinations are served here, and get messages of kind ``action`` only. `docs/fallback.md`
+says more.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Optional
+
+from . import wsgi
+from .actions import Action, current, set_current
+from .engine import Engine
+from .wsgi import WsgiApplication, wrap
+
+engine = Engine()
+
+
+def enable(
+    directory: str,
+    source: str,
+    aggregator: Optional[str] = None,
+    on_attach: Optional[Callable[[], object]] = None,
+    process: bool = False,
+) -> None:
+    """Profile from now on, in this process and those forked from it. Only `source` matters here."""
+    engine.source = source
+    engine.enable()
+
+
+def serve(settings: Any, destinations: List[Any]) -> None:
+    """What is asked for now."""
+    engine.max_overhead = settings['max_overhead']
+    engine.interval = settings['time_granularity']
+    engine.granularity = settings['code_granularity']
+    engine.cap = settings['max_actions_per_run']
+    engine.outlet.destinations = list(destinations)
+
+
+def flush() -> bool:
+    """Wait until everything that ended was handed over; at most 2 s."""
+    return engine.outlet.flush()
+
+
+def disable() -> None:
+    engine.enabled = False
+
+
+def enabled() -> bool:
+    return engine.enabled
+
+
+def attach() -> bool:
+    return engine.enabled
+
+
+def status() -> Dict[str, Any]:
+    return engine.status()
+
+
+def current_task_uuid() -> Optional[str]:
+    action = current()
+    return None if action is None else action.task_uuid
+
+
+def set_template(callable: Optional[Callable[[Dict[str, Any]], Optional[str]]]) -> None:
+    wsgi.template = callable
+
+
+def directory_default() -> str:
+    """There is no runtime directory."""
+    return ''
+
+
+__all__ = [
+    'Action',
+    'WsgiApplication',
+    'attach',
+    'current',
+    'current_task_uuid',
+    'directory_default',
+    'disable',
+    'enable',
+    'enabled',
+    'flush',
+    'serve',
+    'set_current',
+    'set_template',
+    'status',
+    'wrap',
+]

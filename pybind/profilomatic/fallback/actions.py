@@ -1,0 +1,192 @@
+"""Actions: something with a name, a begin and an end, and which thread or asyncio task is inside which."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import time
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, MutableMapping, Optional
+
+if TYPE_CHECKING:
+    from .engine import Profile
+
+_UUID = re.compile('[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}')
+
+_current: ContextVar[Optional[Action]] = ContextVar('profilomatic.action', default=None)
+
+# Where the sampler, which cannot look into other threads' contexts, finds the current action of each.
+# Neither keeps an action alive: one that is dropped open ends.
+_of_thread: MutableMapping[int, Action] = weakref.WeakValueDictionary()
+_of_task: MutableMapping[Any, weakref.ref[Action]] = weakref.WeakKeyDictionary()
+_loops: Dict[int, Any] = {}  # the loop that was seen to run in a thread
+
+
+def make_uuid() -> str:
+    """A random (version 4) UUID."""
+    digits = '%032x' % (int.from_bytes(os.urandom(16), 'big') & ~(0xF << 76) & ~(0xC << 60) | 4 << 76 | 8 << 60)
+    return '-'.join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+class Action:
+    """Something with a name, a begin and an end; a context manager. Ending twice, on any thread and in any order is
+    harmless, and in the child of a fork nothing of the parent's ends."""
+
+    __slots__ = (
+        '_given',
+        '_uuid',
+        'began',
+        'began_cpu',
+        'name',
+        'open',
+        'parent',
+        'pid',
+        'profile',
+        'thread',
+        'began_time',
+        'is_root',
+        '__weakref__',
+    )
+
+    #: Set by the engine: what to do at a begin and an end.
+    on_begin: Callable[[Action, str], bool] = staticmethod(lambda action, hint: False)
+    on_end: Callable[[Action, str, bool], None] = staticmethod(lambda action, name, error: None)
+
+    def __init__(self, name: str, task_uuid: Optional[str] = None) -> None:
+        if not isinstance(name, str):
+            raise TypeError('name must be a str, not %.100s' % type(name).__name__)
+        if task_uuid is not None and not isinstance(task_uuid, str):
+            raise TypeError('task_uuid must be a str or None, not %.100s' % type(task_uuid).__name__)
+        self.name = name
+        self._given = task_uuid
+        self._uuid: Optional[str] = None
+        self.open = False
+        self.parent: Optional[Action] = None
+        self.profile: Optional[Profile] = None
+        self.pid = 0
+
+    @property
+    def task_uuid(self) -> str:
+        """The task's UUID; a nested action has its root's."""
+        if self._uuid is None:
+            self._uuid = make_uuid()
+        return self._uuid
+
+    @property
+    def profiled(self) -> bool:
+        """True if it was admitted for profiling."""
+        return self.profile is not None
+
+    def live(self) -> bool:
+        return self.open and self.pid == os.getpid()
+
+    def begin(self) -> Action:
+        """Begin it, nested in the current action. Returns itself."""
+        if not self.open:
+            self.begin_as(self.name)
+        return self
+
+    def begin_as(self, hint: str) -> None:
+        self.parent = current()
+        self.profile = None
+        self.is_root = self.parent is None
+        if self.parent is not None:
+            self._uuid = self.parent.task_uuid
+        elif self._given is not None and _UUID.fullmatch(self._given):
+            self._uuid = self._given
+        else:
+            self._uuid = None
+        self.pid = os.getpid()
+        self.thread = threading.get_ident()
+        self.began_cpu = time.thread_time()
+        self.began_time = time.time()
+        self.began = time.perf_counter()
+        self.open = self.on_begin(self, hint)
+        if self.open:
+            set_current(self)
+
+    def end(self, error: bool = False) -> None:
+        """End it, on any thread. Twice is harmless."""
+        self.end_as(self.name, error)
+
+    def end_as(self, name: str, error: bool) -> None:
+        live, self.open = self.live(), False
+        while self.parent is not None and not self.parent.live():
+            self.parent = self.parent.parent
+        if live:
+            self.on_end(self, name, error)
+        if _current.get() is self:
+            set_current(self.parent)
+
+    def __enter__(self) -> Action:
+        return self.begin()
+
+    def __exit__(self, *exception: object) -> None:
+        self.end(bool(exception) and exception[0] is not None)
+
+    def __del__(self) -> None:
+        if getattr(self, 'open', False):
+            try:
+                self.end()
+            except Exception:
+                pass  # the interpreter is ending
+
+
+def current() -> Optional[Action]:
+    """The innermost open action that this context is in, or None."""
+    action = _current.get()
+    while action is not None and not action.live():
+        action = action.parent
+    return action
+
+
+def set_current(action: Optional[Action]) -> Optional[Action]:
+    """Make an action (or None) this context's current one; returns the former one, to be put back."""
+    if action is not None and not isinstance(action, Action):
+        raise TypeError('set_current takes an Action or None, not %.100s' % type(action).__name__)
+    former = _current.get()
+    _current.set(action)
+    task = _running_task()
+    if task is not None:
+        _put(_of_task, task, None if action is None else weakref.ref(action))
+    else:
+        _put(_of_thread, threading.get_ident(), action)
+    return former
+
+
+def _put(where: MutableMapping[Any, Any], key: Any, value: Any) -> None:
+    if value is None:
+        where.pop(key, None)
+    else:
+        where[key] = value
+
+
+def _running_task() -> Any:
+    asyncio = sys.modules.get('asyncio')
+    loop = asyncio._get_running_loop() if asyncio is not None else None
+    if loop is None:
+        return None
+    assert asyncio is not None
+    _loops[threading.get_ident()] = loop
+    return asyncio.current_task(loop)
+
+
+def inside(thread: int) -> Optional[Action]:
+    """The action that a thread is in at this moment, as another thread sees it."""
+    loop = _loops.get(thread)
+    if loop is not None and loop.is_running():
+        task = sys.modules['asyncio'].current_task(loop)
+        if task is not None:
+            reference = _of_task.get(task)
+            return None if reference is None else reference()
+    return _of_thread.get(thread)
+
+
+def forget() -> None:
+    """After a fork: whoever was inside an action was so in the parent."""
+    _of_thread.clear()
+    _of_task.clear()
+    _loops.clear()

@@ -1,0 +1,253 @@
+"""What profiles this process: admission, the sampler's thread, exact counts, and messages of what was profiled."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import threading
+import time
+from typing import Any, Dict, List, Optional
+
+from . import budget
+from .actions import Action, forget, inside
+from .outlet import Outlet
+from .stacks import Stacks, unreadable
+from .tree import Event, Sample, children, instant
+
+SAMPLES_MOST = 20_000  # of one profiled action; later ones are dropped and counted
+TYPES_MOST = 1000  # action types that are counted apart; the rest are '(other)'
+_HOOK_SECONDS = 3e-6  # what a begin and an end of an action that is not profiled are taken to cost
+
+
+class Profile:
+    """What is gathered of one profiled root action and those inside it."""
+
+    __slots__ = ('samples', 'events', 'weight', 'interval', 'granularity')
+
+    def __init__(self, weight: float, interval: float, granularity: str) -> None:
+        self.samples: List[Sample] = []
+        self.events: List[Event] = []
+        self.weight = weight
+        self.interval = interval
+        self.granularity = granularity
+
+
+class Engine:
+    def __init__(self) -> None:
+        self.enabled = False
+        self.source = ''
+        self.max_overhead = 0.02
+        self.interval = 0.01
+        self.granularity = 'line'
+        self.cap = 10
+        self.outlet = Outlet()
+        self.stacks = Stacks()
+        self.unreadable = unreadable()
+        self._exits = False
+        self._fresh()
+        if hasattr(os, 'register_at_fork'):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def _fresh(self) -> None:
+        self.totals: Dict[str, List[float]] = {}  # by action type: ended, failed, seconds
+        self.denied = {'cap': 0, 'lottery': 0, 'paused': 0}
+        self.admitted = 0
+        self.samples = 0
+        self.dropped = 0
+        self.limits = budget.Limits()
+        self._open = 0  # profiled roots
+        self._thread: Optional[threading.Thread] = None
+        self._armed = threading.Event()
+        self._lock = threading.Lock()  # of what begins and ends count together
+        now = time.perf_counter()
+        self._cycle_began = now
+        self._demand = self._last_demand = self._used = 0
+        self._paused_until = 0.0
+        self._sampler_cpu = self._hook_cpu = 0.0
+        self._measured = (now, 0.0, time.process_time())
+
+    def _after_fork(self) -> None:
+        forget()
+        self._fresh()
+        self.outlet.forget()
+
+    # ---- what the hooks call
+
+    def begin(self, action: Action, hint: str) -> bool:
+        """Whether the action is counted at all. Sets its profile if it is admitted, or its root was."""
+        if not self.enabled:
+            return False
+        if action.parent is not None:
+            action.profile = action.parent.profile
+        else:
+            self._admit(action)
+        if action.profile is not None:
+            action.profile.events.append(Event(action.began, self._told(action, hint, 'started')))
+        return True
+
+    def end(self, action: Action, name: str, error: bool) -> None:
+        now = time.perf_counter()
+        status = 'failed' if error else 'succeeded'
+        with self._lock:
+            counted = self.totals.get(name)
+            if counted is None:
+                name_counted = name if len(self.totals) < TYPES_MOST else '(other)'
+                counted = self.totals.setdefault(name_counted, [0, 0, 0.0])
+            counted[0] += 1
+            counted[1] += error
+            counted[2] += now - action.began
+            self._hook_cpu += _HOOK_SECONDS
+        if action.profile is None:
+            return
+        if not action.is_root:
+            action.profile.events.append(Event(now, self._told(action, name, status)))
+            return
+        action.profile.events[0].message['action_type'] = name
+        action.profile.events.append(Event(now, self._told(action, name, status)))
+        with self._lock:
+            self._open = max(0, self._open - 1)
+        message = self._message(action, action.profile, name, status, now - action.began)
+        self._hook_cpu += time.perf_counter() - now
+        self.outlet.put(message)
+
+    # ---- admission
+
+    def _admit(self, action: Action) -> None:
+        now = action.began
+        with self._lock:
+            if now - self._cycle_began >= budget.CYCLE_SECONDS:
+                self._begin_cycle(now)
+            self._demand += 1
+            if now < self._paused_until:
+                self.denied['paused'] += 1
+                return
+            chance = budget.probability(self._last_demand, self.cap)
+            if random.random() >= chance:
+                self.denied['lottery'] += 1
+                return
+            if self.cap and self._used >= self.cap:
+                self.denied['cap'] += 1
+                return
+            self._used += 1
+            self.admitted += 1
+            self._open += 1
+        action.profile = Profile(1 / chance, self.interval * self.limits.stretch, self.granularity)
+        if self.unreadable is None:
+            self._arm()
+
+    def _begin_cycle(self, now: float) -> None:
+        # What came in the cycle before says what comes in this one only if that was just now.
+        recent = now - self._cycle_began < 2 * budget.CYCLE_SECONDS
+        self._last_demand = self._demand if recent else 0
+        self._demand = self._used = 0
+        self._cycle_began = now
+        ours = self._sampler_cpu + self._hook_cpu + self.outlet.cpu_seconds
+        process = time.process_time()
+        then, ours_then, process_then = self._measured
+        self._measured = (now, ours, process)
+        self.limits = budget.step(self.limits, ours - ours_then, process - process_then, now - then, self.max_overhead)
+        self._paused_until = now + self.limits.pause_seconds
+
+    # ---- sampling
+
+    def _arm(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self.stacks.note_roots()
+            self._thread = threading.Thread(target=self._sample_for_ever, name='pom-sampler', daemon=True)
+            self._thread.start()
+        self._armed.set()
+
+    def _sample_for_ever(self) -> None:
+        thread = self._thread
+        left = 0.0  # of the interval in hand, after its tick
+        while self._thread is thread:
+            if not self._open:
+                self._armed.clear()
+                if not self._open:  # one that came between the two has set it again
+                    self._armed.wait()
+            interval = self.interval * self.limits.stretch
+            offset = random.random() * interval  # one tick in each interval, at any moment of it
+            time.sleep(left + offset)
+            left = interval - offset
+            before = time.thread_time()
+            self.tick(interval)
+            self._sampler_cpu += time.thread_time() - before
+
+    def tick(self, interval: float) -> None:
+        """One look at all threads that are inside profiled actions; each stands for `interval` seconds."""
+        import sys
+
+        now = time.perf_counter()
+        frames = sys._current_frames()
+        try:
+            for thread, frame in frames.items():
+                action = inside(thread)
+                profile = action.profile if action is not None and action.live() else None
+                if profile is None:
+                    continue
+                if len(profile.samples) >= SAMPLES_MOST:
+                    self.dropped += 1
+                    continue
+                stack = self.stacks.instructions(frame, profile.granularity)
+                profile.samples.append(Sample(now, interval, stack))
+                self.samples += 1
+        finally:
+            frame = None  # type: ignore[assignment]
+            frames.clear()  # or what those frames hold would live on until the next tick
+
+    # ---- messages
+
+    def _told(self, action: Action, name: str, status: str) -> Dict[str, Any]:
+        return {'action_type': name, 'action_status': status, 'task_uuid': action.task_uuid}
+
+    def _message(self, action: Action, profile: Profile, name: str, status: str, seconds: float) -> Dict[str, Any]:
+        same_thread = threading.get_ident() == action.thread
+        return {
+            'kind': 'action',
+            'source': self.source,
+            'task_uuid': action.task_uuid,
+            'thread': action.thread,
+            'start_time': instant(action.began_time),
+            'end_time': instant(action.began_time + seconds),
+            'time': seconds,
+            'self_time': 0.0 if profile.samples else seconds,
+            'action_type': name,
+            'action_status': status,
+            'pid': action.pid,
+            'weight': profile.weight,
+            'interval': profile.interval,
+            'code_granularity': profile.granularity,
+            'cpu_time': max(0.0, time.thread_time() - action.began_cpu) if same_thread else 0.0,
+            'children': children(profile.samples, profile.events, action.began_time, seconds),
+        }
+
+    # ---- facts, and the end
+
+    def status(self) -> Dict[str, Any]:
+        sampled = self._sampler_cpu
+        return {
+            'attached': self.enabled,
+            'enabled': self.enabled,
+            'reason': self.unreadable and 'no stacks are read: ' + self.unreadable,
+            'actions': {
+                name: {'count': int(count), 'errors': int(errors), 'seconds': seconds}
+                for name, (count, errors, seconds) in sorted(self.totals.items())
+            },
+            'admitted': self.admitted,
+            'denied': dict(self.denied),
+            'samples': self.samples,
+            'dropped': self.dropped,
+            'interval': self.interval * self.limits.stretch,
+            'sampler_cpu': sampled,
+            'hook_cpu': self._hook_cpu,
+            'delivery': self.outlet.status(),
+        }
+
+    def enable(self) -> None:
+        self.enabled = True
+        Action.on_begin = staticmethod(self.begin)
+        Action.on_end = staticmethod(self.end)
+        if not self._exits:
+            self._exits = True
+            atexit.register(self.outlet.flush)

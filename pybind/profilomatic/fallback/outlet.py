@@ -1,0 +1,147 @@
+"""Handing messages to their destinations, on a thread of its own: none may hold up the application or the sampler."""
+
+from __future__ import annotations
+
+import collections
+import json
+import threading
+import time
+from typing import Any, Callable, Deque, Dict, List, Optional
+
+from .._tell import tell
+from ..delivery import threads_run
+
+WAITING_MOST = 1000  # messages; newer ones are dropped and counted
+FLUSH_SECONDS = 2.0
+_TRIES = (0.2, 1.0, 5.0)  # pauses before a message is sent again
+
+Message = Dict[str, Any]
+
+
+def _ssl_context(request: Dict[str, Any]) -> Any:
+    import ssl
+
+    context = ssl.create_default_context(cadata=request.get('ca_pem'))
+    if not request.get('check_hostname', True) or not request.get('verify', True):
+        context.check_hostname = False
+    if not request.get('verify', True):
+        context.verify_mode = ssl.CERT_NONE
+    if request.get('certfile'):
+        context.load_cert_chain(request['certfile'], request.get('keyfile'))
+    return context
+
+
+def post(request: Dict[str, Any], message: Message) -> None:
+    """One message to a server, as `RestDestination` describes it. OSError if it was not taken."""
+    import urllib.request
+
+    call = urllib.request.Request(
+        request['url'],
+        data=json.dumps(message).encode() + b'\n',
+        headers={'Content-Type': 'application/x-ndjson'},
+        method='POST',
+    )
+    handlers: List[Any] = [urllib.request.ProxyHandler({})]
+    if request['url'].startswith('https:'):
+        handlers.append(urllib.request.HTTPSHandler(context=_ssl_context(request)))
+    with urllib.request.build_opener(*handlers).open(call, timeout=request.get('timeout', 5)) as answer:
+        answer.read()
+
+
+class Outlet:
+    """The destinations of this process and the messages that wait for them."""
+
+    def __init__(self) -> None:
+        self.destinations: List[Any] = []
+        self.cpu_seconds = 0.0
+        self.delivered = 0
+        self.failed = 0
+        self.dropped = 0
+        self.broken: Dict[int, str] = {}  # id of a destination -> its last error
+        self.forget()
+
+    def forget(self) -> None:
+        """After a fork: what waits is the parent's to deliver, and its thread is not here."""
+        self._waiting: Deque[Message] = collections.deque()
+        self._thread: Optional[threading.Thread] = None
+        self._wake = threading.Event()
+        self._busy = False
+
+    def put(self, message: Message) -> None:
+        if not self.destinations:
+            return
+        if len(self._waiting) >= WAITING_MOST:
+            self.dropped += 1
+            return
+        self._waiting.append(message)
+        if not threads_run():
+            self._hand_over()
+            return
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._serve, name='pom-deliver', daemon=True)
+            self._thread.start()
+        self._wake.set()
+
+    def flush(self, timeout: float = FLUSH_SECONDS) -> bool:
+        """Wait until everything was handed over; False if that took longer than `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while self._waiting or self._busy:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def status(self) -> Dict[str, Any]:
+        return {
+            'delivered': self.delivered,
+            'failed': self.failed,
+            'dropped': self.dropped,
+            'waiting': len(self._waiting),
+            'last_errors': sorted(set(self.broken.values())),
+        }
+
+    def _serve(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            before = time.thread_time()
+            self._hand_over()
+            self.cpu_seconds += time.thread_time() - before
+
+    def _hand_over(self) -> None:
+        self._busy = True
+        try:
+            while self._waiting:
+                message = self._waiting[0]
+                for destination in list(self.destinations):
+                    self._call(destination, message)
+                self._waiting.popleft()
+        except IndexError:
+            pass  # forgotten meanwhile
+        finally:
+            self._busy = False
+
+    def _call(self, destination: Any, message: Message) -> None:
+        request: Callable[[], Optional[Dict[str, Any]]] = getattr(destination, 'profilomatic_request', lambda: None)
+        asked = request()
+        for pause in (*_TRIES, None):
+            try:
+                if asked is not None and 'url' in asked:
+                    post(asked, message)
+                else:
+                    destination(message)
+                self.delivered += 1
+                return
+            except Exception as error:
+                # Only a server may do better a moment later.
+                if pause is not None and asked is not None and 'url' in asked and threads_run():
+                    time.sleep(pause)
+                    continue
+                self._note(destination, error)
+                return
+
+    def _note(self, destination: Any, error: Exception) -> None:
+        self.failed += 1
+        if id(destination) not in self.broken:
+            tell('destination %r failed: %r; told once, counted in status()' % (destination, error))
+        self.broken[id(destination)] = repr(error)
