@@ -324,6 +324,7 @@ static void compact(void)
                 memmove(table.arena + to, table.arena + from, block.bytes);
                 code->file += moved;
                 code->name += moved;
+                code->calls += code->calls != NULL ? moved : 0;
                 code->line_table += moved;
                 table.block[block.entry] = to;
             }

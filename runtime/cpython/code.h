@@ -39,6 +39,7 @@ struct code {
     uint32_t definition; /* the user's: id in the current segment, 0 = not defined there */
     char *file;          /* UTF-8, zero-terminated, as in co_filename */
     char *name;          /* co_qualname; co_name in 3.10 */
+    uint8_t *calls;      /* which instructions may call: calls.h; NULL: not known */
     uint8_t *line_table; /* co_linetable, condensed: line_table.h */
     uint32_t line_table_bytes;
     uint32_t seen;     /* when it was last looked up, in reads */

@@ -1,11 +1,13 @@
 /*
- * Resolve: read one code object by guarded copies: its numbers, its names as UTF-8, its line table.
+ * Resolve: read one code object by guarded copies: its numbers, its names as UTF-8, its instructions that
+ * call, its line table.
  *
  * What stands at the address may be anything. It is taken for a live code object only if its type is the code
  * type and its reference count is that of a live object: freeing leaves 0 there, or an allocator's pointer.
  */
 #include <string.h>
 
+#include "runtime/cpython/calls.h"
 #include "runtime/cpython/code_table.h"
 #include "runtime/cpython/layout.h"
 #include "runtime/cpython/line_table.h"
@@ -14,7 +16,7 @@ enum {
     MOST_INSTRUCTIONS = 1 << 28,
     MOST_FRAME_WORDS = 1 << 24,
     MOST_PAIRS = 1 << 24, /* bytes */
-    PIECE = 4096,         /* of a line table at a time */
+    PIECE = 4096,         /* of a line table or of instructions at a time */
 };
 
 /* The fields before co_code_adaptive, in a struct of the whole type so that its members can be named. */
@@ -170,6 +172,35 @@ static Py_ssize_t count_instructions(struct copy *copy, const PyCodeObject *obje
     return units > 0 && units <= MOST_INSTRUCTIONS ? units : -1;
 }
 
+#if !HEAP_FRAMES
+static bool copy_calls(struct copy *copy, uintptr_t address, struct code *code, struct code_room *room)
+{
+    const uint32_t map_bytes = calls_map_bytes(code->instructions);
+    if (room->room - room->used < map_bytes) {
+        room->full = true;
+        return false;
+    }
+    struct calls_writer writer;
+    calls_begin(&writer, room->bytes + room->used, code->instructions);
+    for (uint32_t unit = 0; unit < code->instructions && !writer.hidden;) {
+        uint8_t piece[PIECE];
+        uint32_t units = code->instructions - unit;
+        if (units > PIECE / sizeof(_Py_CODEUNIT))
+            units = PIECE / sizeof(_Py_CODEUNIT);
+        if (!copy_piece(copy, address + CODE_HEAD + unit * sizeof(_Py_CODEUNIT), piece,
+                        units * sizeof(_Py_CODEUNIT)))
+            return false;
+        calls_feed(&writer, piece, units);
+        unit += units;
+    }
+    if (!writer.hidden) {
+        code->calls = writer.map;
+        room->used += map_bytes;
+    }
+    return true;
+}
+#endif
+
 static bool copy_lines(struct copy *copy, const PyCodeObject *object, struct code *code,
                        struct code_room *room)
 {
@@ -221,5 +252,11 @@ bool code_resolve(struct copy *copy, uintptr_t address, struct code *code, struc
     code->identity = identify(object);
     code->file = copy_string(copy, (uintptr_t)object->co_filename, room);
     code->name = code->file == NULL ? NULL : copy_string(copy, (uintptr_t)code_qualified_name(object), room);
-    return code->name != NULL && copy_lines(copy, object, code, room);
+    if (code->name == NULL)
+        return false;
+#if !HEAP_FRAMES
+    if (!copy_calls(copy, address, code, room))
+        return false;
+#endif
+    return copy_lines(copy, object, code, room);
 }

@@ -410,14 +410,11 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
  *
  * Otherwise from the one frame without a caller upwards, as long as exactly one frame was called by the last.
  */
-void walk_root_side(struct snapshot *snapshot, struct copy *copy, struct stack *out)
+bool walk_from_root(struct snapshot *snapshot, struct copy *copy, struct stack *out)
 {
     uintptr_t missing;
-    const uint32_t flags = out->flags;
-    out->flags &= ~(uint32_t)STACK_TORN;
     if (walk(snapshot, copy, HAVE_CALLED, out, &missing) == WALK_VALID)
-        return;
-    out->flags = flags;
+        return true;
     out->count = 0;
     for (uintptr_t caller = 0; out->count < STACK_FRAMES;) {
         int called = -1;
@@ -441,6 +438,13 @@ void walk_root_side(struct snapshot *snapshot, struct copy *copy, struct stack *
         out->frame[i] = out->frame[--j];
         out->frame[j] = frame;
     }
+    return false;
+}
+
+bool walk_met_mark(const struct snapshot *snapshot)
+{
+    (void)snapshot; /* the walk began there */
+    return true;
 }
 
 #endif

@@ -13,15 +13,15 @@
  *
  * and of frames, where they lie on a data stack (3.11 on; for 3.10 see heap_frames.c):
  *
- *   frame_executable, frame_instruction   addresses of the code object and of the instruction
- *   frame_is_entry                        a frame that only marks a C call into the interpreter (no code)
- *   frame_enters_from_c                   C code called this very frame
- *   frame_runs                            it runs or has called: only of such a frame can it be told, and not
- *                                         in every version
- *   FRAMES_FORGET_CODE                    defined where a frame that returns drops its code, so that one that
- * was the leaf a moment ago is known by its instruction only BASE_FRAME                            where in
- * the thread state every stack ends; not defined before 3.15 LEAF_THROUGH_CFRAME                   1: the
- * leaf frame is tstate->cframe->current_frame; 0: tstate->current_frame
+ * - frame_executable, frame_instruction: addresses of the code object and of the instruction
+ * - frame_is_entry: a frame that only marks a C call into the interpreter (no code)
+ * - frame_enters_from_c: C code called this very frame
+ * - frame_may_die: it may have returned while its locals are still being destroyed; false if it runs
+ * - frame_awaits_dying: of a frame that called another without C code in between: it has not gone on since
+ * - FRAMES_FORGET_CODE: defined where a frame that returns drops its code, so that one that was the leaf a
+ * moment ago is known by its instruction only
+ * - BASE_FRAME: where in the thread state every stack ends; defined from 3.15 on
+ * - LEAF_THROUGH_CFRAME: 1 where tstate->cframe->current_frame is the leaf, 0 where tstate->current_frame is
  *
  * Copied structures are cast from bytes that are 8-aligned; of a frame only the fields before its locals are
  * copied, so a `const _PyInterpreterFrame *` here must never be read beyond them.

@@ -132,14 +132,22 @@ static uint64_t gather_most_ns(const struct reader_prediction *p)
     return 40000 + 200 * (uint64_t)p->frames + 8000 * (uint64_t)p->chunks;
 }
 
+/* A stack of which a caller has gone on meanwhile: kept in case that no better one is found. */
+static void keep(struct stack *kept, const struct stack *stack)
+{
+    memcpy(kept, stack, offsetof(struct stack, frame) + stack->count * sizeof stack->frame[0]);
+}
+
 bool reader_read(struct copy *copy, const struct reader_thread *thread, struct reader_prediction *prediction,
                  struct stack *out, struct reader_facts *facts)
 {
     struct snapshot snapshot;
     snapshot_empty(&snapshot);
     out->count = out->flags = out->retries = 0;
-    uint64_t deaths = 0;
+    uint64_t deaths = 0, deaths_kept = 0;
     uintptr_t gap = 0; /* of the snapshot before */
+    struct stack kept; /* the first that was doubtful */
+    kept.count = 0;
     for (int invalid = 0, gathers = 0, interrupted = 0; invalid <= RETRIES && gathers < GATHERS; gathers++) {
         out->retries = (uint32_t)gathers;
         deaths = codes_begin();
@@ -179,23 +187,34 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
         bool confirmed = snapshot.gap == 0 || snapshot.gap == gap;
         gap = snapshot.gap;
         if (walked != WALK_VALID || !walk_met_mark(&snapshot)) {
-            if (walk_from_root(&snapshot, copy, out))
+            if (MARK_IS_AN_END && walk_from_root(&snapshot, copy, out))
                 walked = WALK_VALID, confirmed = true;
             else if (walked == WALK_VALID)
-                walk_stack(&snapshot, copy, out, &missing); /* a later moment is better than none */
+                walk_stack(&snapshot, copy, out, &missing); /* of a later moment, which is better than none */
         }
         if (walked == WALK_VALID && confirmed && !any_died(out, deaths)) {
             snapshot_settle(&snapshot);
-            return out->count != 0;
+            if (!snapshot.doubtful)
+                return out->count != 0;
+            if (kept.count == 0) {
+                keep(&kept, out);
+                deaths_kept = deaths;
+            }
         }
         if (walked != WALK_VALID)
             snapshot_doubt(&snapshot);
         invalid++;
     }
+    if (kept.count != 0 && !any_died(&kept, deaths_kept)) {
+        kept.retries = out->retries;
+        keep(out, &kept);
+        return true;
+    }
     out->count = 0;
     if (snapshot.whole) {
-        out->flags = STACK_TORN;
-        walk_root_side(&snapshot, copy, out);
+        out->flags = 0;
+        if (!walk_from_root(&snapshot, copy, out))
+            out->flags = STACK_TORN;
         if (any_died(out, deaths))
             out->count = 0;
     }

@@ -48,9 +48,18 @@ static inline uintptr_t interpreter_gil_field(uintptr_t interpreter)
     return 0;
 }
 
-static inline bool frame_runs(const _PyInterpreterFrame *frame)
+/* While it runs its stack pointer is in a register. */
+static inline bool frame_may_die(const _PyInterpreterFrame *frame, uintptr_t at)
 {
-    return frame->stacktop < 0; /* its stack pointer is in a register */
+    (void)at;
+    return frame->stacktop >= 0;
+}
+
+/* No need to ask: without shims the link is the called frame's own, and as old as that. */
+static inline bool frame_awaits_dying(const _PyInterpreterFrame *frame)
+{
+    (void)frame;
+    return true;
 }
 
 #endif

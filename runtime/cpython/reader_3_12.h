@@ -30,9 +30,16 @@ static inline bool frame_enters_from_c(const _PyInterpreterFrame *frame)
     return false;
 }
 
-static inline bool frame_runs(const _PyInterpreterFrame *frame)
+/* While it runs its stack pointer is in a register. */
+static inline bool frame_may_die(const _PyInterpreterFrame *frame, uintptr_t at)
 {
-    return frame->stacktop < 0; /* its stack pointer is in a register */
+    (void)at;
+    return frame->stacktop >= 0;
+}
+
+static inline bool frame_awaits_dying(const _PyInterpreterFrame *frame)
+{
+    return frame->stacktop >= 0;
 }
 
 #endif

@@ -32,10 +32,17 @@ static inline bool frame_enters_from_c(const _PyInterpreterFrame *frame)
     return false;
 }
 
-static inline bool frame_runs(const _PyInterpreterFrame *frame)
+/* Its stack is emptied before what lies there is destroyed. */
+static inline bool frame_may_die(const _PyInterpreterFrame *frame, uintptr_t at)
 {
-    (void)frame; /* its stack pointer is noted but never taken away */
-    return false;
+    return (uintptr_t)frame->stackpointer == at + offsetof(_PyInterpreterFrame, localsplus);
+}
+
+/* No need to ask: frame_may_die is certain. */
+static inline bool frame_awaits_dying(const _PyInterpreterFrame *frame)
+{
+    (void)frame;
+    return true;
 }
 
 #endif

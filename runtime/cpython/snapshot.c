@@ -187,7 +187,7 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
     snapshot->cut = p->cut;
     snapshot->chunks = p->chunks;
     snapshot->frames = p->frames;
-    snapshot->leaf = snapshot->leaf_end = snapshot->gap = 0;
+    snapshot->leaf = snapshot->top = snapshot->data_end = snapshot->gap = 0;
     snapshot->met_last = 0;
 
     struct plan plan = {.next = copy->bytes};

@@ -38,6 +38,7 @@ struct snapshot {
     bool whole; /* all that was asked for came */
     uintptr_t leaf;
     uintptr_t gap; /* always 0 */
+    bool doubtful; /* always false */
     bool tracing;  /* a trace function runs: it may be called by frames that have not begun or have ended */
     int depth;     /* calls of the interpreter that have not returned; no stack has more frames */
     int frames;
@@ -59,13 +60,12 @@ struct snapshot {
     bool whole; /* all that was asked for came, if only the leaf may not have been found */
     bool cut;   /* there are older chunks than chunk_at[0] */
     int chunks, frames;
-    uintptr_t leaf;                    /* 0: the thread runs no Python code */
-#if LEAF_THROUGH_CFRAME
-    uintptr_t top;                     /* of the data stack: the mark */
-#endif
-    uintptr_t leaf_end;                /* where the leaf ends, if it lies on the data stack and was walked */
-    uintptr_t gap;                     /* the frame above dying ones that a walk met; 0: none */
-    uintptr_t chunk_at[READER_CHUNKS]; /* root first */
+    uintptr_t leaf;                      /* 0: the thread runs no Python code */
+    uintptr_t top;                       /* of the data stack: the mark, where that is not the leaf */
+    uintptr_t data_end;                  /* where the walk's frames on the data stack end; 0: it has none */
+    uintptr_t gap;                       /* the frame above dying ones that a walk met; 0: none */
+    bool doubtful;                       /* a caller on the walk is at no call, so it has gone on since */
+    uintptr_t chunk_at[READER_CHUNKS];   /* root first */
     const uint8_t *chunk[READER_CHUNKS]; /* copies; NULL: not gathered */
     uint32_t chunk_bytes[READER_CHUNKS];
     uintptr_t frame_at[READER_OFF_CHUNK];   /* single frames, leaf first as far as that was known */
@@ -81,6 +81,7 @@ static inline void snapshot_empty(struct snapshot *snapshot)
 {
     snapshot->whole = false;
     snapshot->gap = 0;
+    snapshot->doubtful = false;
 }
 
 /** Gather. */

@@ -1,6 +1,7 @@
 /* From a snapshot to a stack: see walk.h. */
 #include "runtime/cpython/walk.h"
 
+#include "runtime/cpython/calls.h"
 #include "runtime/cpython/code_table.h"
 
 #if !HEAP_FRAMES
@@ -52,6 +53,29 @@ static bool look(struct copy *copy, const uint8_t *copied, struct seen *seen)
     return true;
 }
 
+/* How a frame came to run. */
+enum entered {
+    ENTERED_BY_C,
+    ENTERED_AS_CALL,      /* by the interpreter, from the frame below */
+    ENTERED_AS_GENERATOR, /* resumed so */
+};
+
+/*
+ * Can it be what entered the frame above it so? What C code calls can be called from anywhere, once the frame
+ * has begun. Where the interpreter calls, the frame must be at such an instruction, or else it has gone on
+ * since and may even be another one by now (`*doubtful`).
+ */
+static bool may_have_entered(const struct seen *seen, enum entered entered, bool *doubtful)
+{
+    if (seen->internal)
+        return true;
+    if (!seen->complete || (entered != ENTERED_BY_C && !seen->past_first))
+        return false;
+    if (entered == ENTERED_AS_CALL && !calls_may(seen->code->calls, seen->instruction))
+        *doubtful = true;
+    return true;
+}
+
 static void add(struct stack *out, const struct seen *seen)
 {
     if (!seen->complete)
@@ -59,14 +83,35 @@ static void add(struct stack *out, const struct seen *seen)
     out->frame[out->count++] = (struct stack_frame){seen->code, seen->instruction};
 }
 
-/* Does the frame at `child` on chunk `k_child` follow what ends at `at` on chunk `k`? */
-static bool follows(struct snapshot *snapshot, struct copy *copy, uintptr_t at, int k, uintptr_t child,
-                    int k_child)
+/* What the walk followed from one frame of the data stack to the next. */
+struct link {
+    int shims, generators;
+};
+
+/*
+ * Is what lies between two frames certainly dying? The link between them tells that the lower one was current
+ * when the upper one was called, so that what lies between had returned but was not popped. But a shim may
+ * have become another's since the leaf was read, and what has returned is told from what has just been called
+ * only where the caller waits still, or where the shim of its own call stands there too. A generator may have
+ * been resumed by another frame.
+ */
+static bool is_certain(const struct link *link, const _PyInterpreterFrame *caller)
+{
+    return link->generators == 0 && (link->shims > 1 || (caller != NULL && frame_awaits_dying(caller)));
+}
+
+/*
+ * Does the frame at `child` on chunk `k_child` follow what ends at `at` on chunk `k`, where `caller` ends
+ * (NULL: the stack begins there), if `link` leads from the one to the other?
+ */
+static bool follows(struct snapshot *snapshot, struct copy *copy, const _PyInterpreterFrame *caller,
+                    uintptr_t at, int k, uintptr_t child, int k_child, const struct link *link)
 {
     uintptr_t gap[GAP_MOST];
+    bool begun = true;
     for (int n = 0;;) {
         if (at == child) {
-            if (n > 0)
+            if (n > 0 && !(begun && is_certain(link, caller)))
                 snapshot->gap = child;
             return true;
         }
@@ -82,24 +127,26 @@ static bool follows(struct snapshot *snapshot, struct copy *copy, uintptr_t at, 
         struct seen dying;
         if (k > k_child || (k == k_child && at > child) || n == GAP_MOST || copied == NULL ||
             !look(copy, copied, &dying) || dying.frame->owner != FRAME_OWNED_BY_THREAD ||
-            frame_runs(dying.frame))
+            !frame_may_die(dying.frame, at))
             return false;
-        /* A frame that runs has no stack top noted; one that was called by another of the gap runs as well.
-         */
+        /* What was called by another of the gap is no more dying than that one. */
         for (int i = 0; i < n; i++) {
             if ((uintptr_t)dying.frame->previous == gap[i])
                 return false;
         }
         gap[n++] = at;
+        begun &= dying.complete;
         at += dying.frame_bytes;
     }
 }
 
 /* Is `bottom` on chunk `k` the thread's first frame? The root chunk keeps its first word free. */
-static bool is_base(struct snapshot *snapshot, struct copy *copy, uintptr_t bottom, int k)
+static bool is_base(struct snapshot *snapshot, struct copy *copy, uintptr_t bottom, int k,
+                    const struct link *link)
 {
     return snapshot->chunk[0] != NULL && snapshot_chunk(snapshot, 0)->previous == NULL &&
-           follows(snapshot, copy, snapshot->chunk_at[0] + CHUNK_HEAD + sizeof(void *), 0, bottom, k);
+           follows(snapshot, copy, NULL, snapshot->chunk_at[0] + CHUNK_HEAD + sizeof(void *), 0, bottom, k,
+                   link);
 }
 
 /* Are there no frames on the data stack, so that a stack without any of them may be whole? */
@@ -125,8 +172,10 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
 {
     uintptr_t child = 0, at = snapshot->leaf;
     int k_child = -1, hint = snapshot->chunks - 1;
-    bool from_c = false; /* the frame before was called by C code */
-    uintptr_t mark = 0;  /* the last frame without code */
+    enum entered entered = ENTERED_BY_C; /* the frame before */
+    uintptr_t mark = 0;                  /* the last frame without code */
+    struct link link = {0};
+    snapshot->doubtful = false;
     out->count = 0;
     for (int steps = 0; at != 0; steps++) {
         if (steps == STEPS_MOST)
@@ -143,24 +192,27 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
         }
         const _PyInterpreterFrame *frame = (const _PyInterpreterFrame *)(const void *)copied;
         if (frame_is_entry(frame)) {
-            from_c = true;
+            entered = ENTERED_BY_C;
             mark = at;
+            link.shims++;
             at = (uintptr_t)frame->previous;
             continue;
         }
         struct seen seen;
         if (!look(copy, copied, &seen))
             return WALK_INVALID;
-        /* A frame that has not begun cannot have called; one at its first instruction can have been
-         * interrupted. */
-        if (at != snapshot->leaf && !seen.internal && (!seen.complete || (!from_c && !seen.past_first)))
+        if (at != snapshot->leaf && !may_have_entered(&seen, entered, &snapshot->doubtful))
             return WALK_INVALID;
-        from_c = frame_enters_from_c(frame);
+        entered = frame_enters_from_c(frame)                 ? ENTERED_BY_C
+                  : frame->owner == FRAME_OWNED_BY_GENERATOR ? ENTERED_AS_GENERATOR
+                                                             : ENTERED_AS_CALL;
         if (frame->owner == FRAME_OWNED_BY_THREAD) {
-            if (at == snapshot->leaf)
-                snapshot->leaf_end = at + seen.frame_bytes;
-            if (k < 0 || (child != 0 && !follows(snapshot, copy, at + seen.frame_bytes, k, child, k_child)))
+            if (child == 0)
+                snapshot->data_end = at + seen.frame_bytes;
+            if (k < 0 || (child != 0 &&
+                          !follows(snapshot, copy, frame, at + seen.frame_bytes, k, child, k_child, &link)))
                 return WALK_INVALID;
+            link = (struct link){0};
             child = at;
             hint = k_child = k;
         } else if (frame->owner != FRAME_OWNED_BY_GENERATOR || k >= 0 ||
@@ -169,6 +221,8 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
             /* A leaf that is about to yield is already marked suspended; what it calls or what calls it never
              * is. */
             return WALK_INVALID;
+        } else {
+            link.generators++;
         }
         add(out, &seen);
         at = (uintptr_t)frame->previous;
@@ -177,18 +231,8 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
         return WALK_INVALID;
     /* A generator that yields while it is copied has no caller any more, but is not the first frame either.
      */
-    bool whole = child == 0 ? is_empty(snapshot) : is_base(snapshot, copy, child, k_child);
+    bool whole = child == 0 ? is_empty(snapshot) : is_base(snapshot, copy, child, k_child, &link);
     return whole ? WALK_VALID : WALK_INVALID;
-}
-
-bool walk_met_mark(const struct snapshot *snapshot)
-{
-#if LEAF_THROUGH_CFRAME
-    return snapshot->leaf_end == snapshot->top;
-#else
-    (void)snapshot; /* the pointer to the leaf is the mark */
-    return true;
-#endif
 }
 
 /*
@@ -218,6 +262,78 @@ static int between(struct snapshot *snapshot, struct copy *copy, uintptr_t from,
     return n;
 }
 
+static void turn_around(struct stack *stack)
+{
+    for (uint32_t i = 0, j = stack->count; i + 1 < j; i++) {
+        struct stack_frame frame = stack->frame[i];
+        stack->frame[i] = stack->frame[--j];
+        stack->frame[j] = frame;
+    }
+}
+
+/*
+ * Is the frame at `at`, the last one below the mark, only being pushed, so that what stands there is what
+ * another call left behind? Then the frame below, `caller`, is the leaf and runs, at a call. One that had
+ * returned to it since the mark was read would have gone on from there.
+ */
+static bool is_pushed_only(const struct snapshot *snapshot, const struct seen *last, uintptr_t at,
+                           const struct seen *below, uintptr_t caller)
+{
+    return caller != 0 && snapshot->leaf == caller && frame_may_die(last->frame, at) &&
+           !frame_may_die(below->frame, caller) && calls_may(below->code->calls, below->instruction);
+}
+
+/*
+ * From the root by the sizes of the frames, as far as they are valid and begin no later than at `most`. Fills
+ * `out`; `*last` and `*end`: where the last of them begins and ends, 0 if the root is not known. Returns how
+ * many generators lie between them.
+ */
+static int collect(struct snapshot *snapshot, struct copy *copy, uintptr_t most, struct stack *out,
+                   uintptr_t *last, uintptr_t *end)
+{
+    int generators = 0;
+    *last = *end = 0;
+    snapshot->doubtful = false;
+    out->count = 0;
+    if (snapshot->chunks == 0 || snapshot->chunk[0] == NULL || snapshot_chunk(snapshot, 0)->previous != NULL)
+        return 0;
+    int last_chunk = snapshot_chunk_of(snapshot, most, -1);
+    uintptr_t at = snapshot->chunk_at[0] + CHUNK_HEAD + sizeof(void *), caller = 0;
+    struct seen below = {.internal = true}; /* C code may call the first one */
+    for (int k = 0; k < last_chunk || (k == last_chunk && at <= most);) {
+        const uint8_t *copied = snapshot_frame(snapshot, at, k);
+        struct seen seen;
+        struct stack_frame frames[HOPS_MOST];
+        if (copied == NULL || !look(copy, copied, &seen) || seen.frame->owner != FRAME_OWNED_BY_THREAD)
+            break;
+        enum entered entered = (uintptr_t)seen.frame->previous != caller || frame_enters_from_c(seen.frame)
+                                   ? ENTERED_BY_C
+                                   : ENTERED_AS_CALL;
+        int n = between(snapshot, copy, (uintptr_t)seen.frame->previous, caller, frames, HOPS_MOST);
+        if (n < 0 || !may_have_entered(&below, entered, &snapshot->doubtful) ||
+            out->count + (uint32_t)n + 1 > STACK_FRAMES)
+            break;
+        generators += n;
+        while (n > 0)
+            out->frame[out->count++] = frames[--n];
+        bool begun = seen.complete;
+        if (MARK_IS_AN_END && at + seen.frame_bytes == snapshot->top)
+            begun &= !is_pushed_only(snapshot, &seen, at, &below, caller);
+        if (begun)
+            out->frame[out->count++] = (struct stack_frame){seen.code, seen.instruction};
+        below = seen;
+        caller = at;
+        at += seen.frame_bytes;
+        if (k + 1 < snapshot->chunks && snapshot->chunk[k + 1] != NULL &&
+            at == snapshot->chunk_at[k] + CHUNK_HEAD + snapshot_chunk(snapshot, k)->top * sizeof(void *))
+            at = snapshot->chunk_at[++k] + CHUNK_HEAD;
+    }
+    turn_around(out);
+    *last = caller;
+    *end = at;
+    return generators;
+}
+
 static int running_generators(const struct snapshot *snapshot)
 {
     int n = 0;
@@ -229,68 +345,31 @@ static int running_generators(const struct snapshot *snapshot)
     return n;
 }
 
-static void turn_around(struct stack *stack)
-{
-    for (uint32_t i = 0, j = stack->count; i + 1 < j; i++) {
-        struct stack_frame frame = stack->frame[i];
-        stack->frame[i] = stack->frame[--j];
-        stack->frame[j] = frame;
-    }
-}
-
 bool walk_from_root(struct snapshot *snapshot, struct copy *copy, struct stack *out)
 {
-    out->count = 0;
-    if (snapshot->chunks == 0 || snapshot->chunk[0] == NULL || snapshot_chunk(snapshot, 0)->previous != NULL)
-        return false;
-#if LEAF_THROUGH_CFRAME
-    uintptr_t last = snapshot->top - 1;
+    uintptr_t last, end;
+#if MARK_IS_AN_END
+    int generators = collect(snapshot, copy, snapshot->top - 1, out, &last, &end);
+    bool reached = end == snapshot->top;
 #else
     /* A leaf outside the data stack tells nothing of where that ended. */
-    uintptr_t last = snapshot_chunk_of(snapshot, snapshot->leaf, -1) >= 0
+    uintptr_t most = snapshot_chunk_of(snapshot, snapshot->leaf, -1) >= 0
                          ? snapshot->leaf
                          : TSTATE_WORD(snapshot->tstate, datastack_top) - 1;
-#endif
-    int last_chunk = snapshot_chunk_of(snapshot, last, -1), generators = 0;
-    uintptr_t at = snapshot->chunk_at[0] + CHUNK_HEAD + sizeof(void *), caller = 0;
-    bool may_call = true, may_call_through_c = true; /* the frame below */
-    for (int k = 0; k < last_chunk || (k == last_chunk && at <= last);) {
-        const uint8_t *copied = snapshot_frame(snapshot, at, k);
-        struct seen seen;
-        struct stack_frame frames[HOPS_MOST];
-        if (!may_call_through_c || copied == NULL || !look(copy, copied, &seen) ||
-            seen.frame->owner != FRAME_OWNED_BY_THREAD)
-            break;
-        bool through_c = (uintptr_t)seen.frame->previous != caller || frame_enters_from_c(seen.frame);
-        int n = between(snapshot, copy, (uintptr_t)seen.frame->previous, caller, frames, HOPS_MOST);
-        if (n < 0 || (!through_c && !may_call) || out->count + (uint32_t)n + 1 > STACK_FRAMES)
-            break;
-        generators += n;
-        while (n > 0)
-            out->frame[out->count++] = frames[--n];
-        if (seen.complete)
-            out->frame[out->count++] = (struct stack_frame){seen.code, seen.instruction};
-        may_call = seen.past_first || seen.internal;
-        may_call_through_c = seen.complete || seen.internal;
-        caller = at;
-        at += seen.frame_bytes;
-        if (k + 1 < snapshot->chunks && snapshot->chunk[k + 1] != NULL &&
-            at == snapshot->chunk_at[k] + CHUNK_HEAD + snapshot_chunk(snapshot, k)->top * sizeof(void *))
-            at = snapshot->chunk_at[++k] + CHUNK_HEAD;
-    }
-    turn_around(out);
-#if LEAF_THROUGH_CFRAME
-    bool reached = at == snapshot->top;
-#else
-    /* The mark names a frame, and what lies there by now may be another one of the same size. */
-    bool reached = false;
+    int generators = collect(snapshot, copy, most, out, &last, &end);
+    bool reached = last == snapshot->leaf;
 #endif
     return reached && generators == running_generators(snapshot);
 }
 
-void walk_root_side(struct snapshot *snapshot, struct copy *copy, struct stack *out)
+bool walk_met_mark(const struct snapshot *snapshot)
 {
-    walk_from_root(snapshot, copy, out);
+#if MARK_IS_AN_END
+    return snapshot->data_end == snapshot->top;
+#else
+    (void)snapshot; /* the walk began there */
+    return true;
+#endif
 }
 
 #endif
