@@ -30,6 +30,7 @@ from .destinations import (
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from . import celery as celery
     from . import eliot as eliot
     from . import gunicorn as gunicorn
     from . import uwsgi as uwsgi
@@ -92,7 +93,7 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """What is an integration with something of its own is imported when it is first used."""
-        if name in ('eliot', 'gunicorn', 'uwsgi'):
+        if name in ('celery', 'eliot', 'gunicorn', 'uwsgi'):
             import importlib
 
             return importlib.import_module(__name__ + '.' + name)

@@ -101,7 +101,7 @@ class Switch:
         if destination not in self.destinations:
             raise ValueError('%r was not added' % (destination,))
         if self.attached() or (self.on and not self.native):
-            self._sync()
+            self.flush()
         self.destinations.remove(destination)
         self._write_requests()
         if not self.destinations and not self.wanted:
@@ -241,7 +241,7 @@ class Switch:
             self.delivery = Delivery(self.directory, self.callables, _runtime.set_pump, _runtime.only_ours_are_left)
         self.delivery.start_or_stop()
 
-    def _sync(self) -> None:
+    def flush(self) -> None:
         """Have everything that was profiled so far handed over; at most 2 s."""
         if not self.native:
             _runtime.flush()

@@ -68,9 +68,16 @@ def _waitress(module: Any) -> None:
     _after(module.BaseWSGIServer, '__init__', lambda server: _wrap_attribute(server, 'application'))
 
 
+def _celery(module: Any) -> None:
+    from . import celery
+
+    celery.patch()
+
+
 _PATCHES: Dict[str, Callable[[Any], None]] = {
     'gunicorn.workers.base': _gunicorn,
     'wsgiref.simple_server': _wsgiref,
+    'celery.signals': _celery,
     'werkzeug.serving': _werkzeug,
     'waitress.server': _waitress,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import json
 import threading
 import time
@@ -35,12 +36,16 @@ def post(request: Dict[str, Any], message: Message) -> None:
     """One message to a server, as `RestDestination` describes it. OSError if it was not taken."""
     import urllib.request
 
-    call = urllib.request.Request(
-        request['url'],
-        data=json.dumps(message).encode() + b'\n',
-        headers={'Content-Type': 'application/x-ndjson'},
-        method='POST',
-    )
+    data = json.dumps(message).encode() + b'\n'
+    headers = {
+        'Content-Type': 'application/json',
+        'Idempotency-Key': '"%s"' % hashlib.sha256(data).hexdigest()[:32],  # a receiver may drop what comes again
+    }
+    if request.get('token_file'):
+        with open(request['token_file'], encoding='utf-8') as file:
+            token = file.read().strip()
+        headers['Authorization'] = token if ' ' in token else 'Bearer ' + token
+    call = urllib.request.Request(request['url'], data=data, headers=headers, method='POST')
     handlers: List[Any] = [urllib.request.ProxyHandler({})]
     if request['url'].startswith('https:'):
         handlers.append(urllib.request.HTTPSHandler(context=_ssl_context(request)))
