@@ -425,11 +425,10 @@ static void reload(struct service *service)
     log_line("the configuration was read again");
 }
 
-/* Returns whether a worker rang, which is all that a budget page is watched for. */
-static bool read_inotify(struct service *service)
+static void read_inotify(struct service *service)
 {
     _Alignas(struct inotify_event) char events[4096];
-    bool rang = false;
+    bool rang = false; /* which is all that a budget page is watched for */
     ssize_t n = read(service->inotify, events, sizeof events); /* what is left comes with the next sleep */
     for (ssize_t at = 0; at < n;) {
         const struct inotify_event *event = (const void *)(events + at);
@@ -439,26 +438,28 @@ static bool read_inotify(struct service *service)
             service->rescan = true;
         at += (ssize_t)(sizeof *event + event->len);
     }
-    return rang;
+    service->rings += rang;
 }
 
-/* Sleep until `until_ns` or until something calls. Returns whether a worker rang. */
+/* Sleep until `until_ns` or until something calls. Returns whether that was inotify. */
 static bool sleep_until(struct service *service, uint64_t until_ns)
 {
     struct epoll_event event[4];
-    bool rang = false;
+    bool notified = false;
     uint64_t now = clock_monotonic_ns();
     int wait_ms = until_ns > now ? (int)((until_ns - now) / 1000000 + 1) : 0;
     int n = epoll_wait(service->epoll, event, 4, wait_ms);
     for (int i = 0; i < n; i++) {
-        if (event[i].data.fd == service->wake)
+        if (event[i].data.fd == service->wake) {
             serve_call(service);
-        else if (event[i].data.fd == service->signals)
+        } else if (event[i].data.fd == service->signals) {
             read_signals(service);
-        else
-            rang |= read_inotify(service);
+        } else {
+            read_inotify(service);
+            notified = true;
+        }
     }
-    return rang;
+    return notified;
 }
 
 static void rest_after(uint64_t round_ns)
@@ -513,10 +514,9 @@ void service_run(struct service *service)
         if (is_over(service, now))
             break;
         uint64_t next = now + service->poll_ms * UINT64_C(1000000);
-        if (sleep_until(service, next < service->cycle_at_ns ? next : service->cycle_at_ns)) {
-            service->rings++;
-            rest_after(now); /* nobody may hurry us more than lanes that fill do */
-        }
+        /* Who makes files in a loop may hurry us no more than lanes that fill do. */
+        if (sleep_until(service, next < service->cycle_at_ns ? next : service->cycle_at_ns))
+            rest_after(now);
     }
 }
 
