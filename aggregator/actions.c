@@ -15,6 +15,8 @@ void actions_open(struct actions *actions)
 
 void actions_close(struct actions *actions)
 {
+    for (uint32_t i = 0; i < actions->actions_high; i++)
+        messages_clear(&actions->action[i].messages);
     free(actions->action);
     free(actions->sample);
     free(actions->gone);
@@ -92,6 +94,7 @@ static void commit_one(struct action *action)
     action->kept = true;
     action->touched = action->changed = false;
     action->last_kept = action->last_sample;
+    action->messages.last_kept = action->messages.last;
 }
 
 void actions_commit(struct actions *actions, bool whole)
@@ -306,6 +309,19 @@ bool actions_hold(struct actions *actions, uint32_t index, const struct record_s
     return true;
 }
 
+bool actions_hold_message(struct actions *actions, uint32_t index, const struct record_message *message,
+                          const char *text)
+{
+    struct action *root = &actions->action[actions->action[index].root];
+    if (actions->messages_bytes + message->length >= MESSAGES_BYTES_MOST)
+        return false;
+    size_t bytes = messages_add(&root->messages, message, text);
+    actions->messages_bytes += bytes;
+    if (bytes != 0)
+        note_touched(actions, actions->action[index].root);
+    return bytes != 0;
+}
+
 uint32_t actions_enclosing(const struct actions *actions, uint32_t index)
 {
     do
@@ -416,6 +432,7 @@ void actions_forget_root(struct actions *actions, uint32_t index)
     if (root->ended)
         actions->ended--;
     actions_drop_samples(actions, index);
+    actions->messages_bytes -= messages_clear(&root->messages);
     for (uint32_t at = root->family, next; at != ACTIONS_NONE; at = next) {
         struct action *member = &actions->action[at];
         next = member->sibling;

@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "aggregator/messages.h"
 #include "shm/record.h"
 
 enum {
@@ -54,8 +55,9 @@ struct action {
     uint32_t older, newer;        /* of a root: neighbours in order of beginning */
     uint32_t bucket_next;
     uint32_t first_sample, last_sample, samples;
-    uint32_t last_kept; /* up to here its samples are kept; ACTIONS_NONE: none is */
-    uint64_t stamp;     /* no other action, now or later, has the same */
+    uint32_t last_kept;       /* up to here its samples are kept; ACTIONS_NONE: none is */
+    struct messages messages; /* of a root: what was logged in it and in its nested actions */
+    uint64_t stamp;           /* no other action, now or later, has the same */
     bool used, ended, closed, folded;
     bool kept;    /* known to the last checkpoint */
     bool touched; /* noted as one of which more is to be told than was kept: samples, and if ... */
@@ -80,6 +82,7 @@ struct actions {
     struct held_sample *sample;
     uint32_t samples_room, samples_high, samples_free;
     uint32_t samples_used;
+    size_t messages_bytes;   /* of all */
     uint32_t oldest, newest; /* roots */
     uint32_t unfolded;       /* all roots older than this one are folded; ACTIONS_NONE: all are */
     uint32_t ended;          /* how many have ended and are not closed */
@@ -105,6 +108,10 @@ uint32_t actions_begin(struct actions *actions, uint32_t worker, uint32_t type,
 /** Hold a sample with an action. False if the bound (or memory) is reached. */
 bool actions_hold(struct actions *actions, uint32_t index, const struct record_sample *sample,
                   uint32_t stack);
+
+/** Hold a message with the root of an action. False if the bound (or memory) is reached. */
+bool actions_hold_message(struct actions *actions, uint32_t index, const struct record_message *message,
+                          const char *text);
 
 /** The oldest root whose family is not folded, or ACTIONS_NONE. */
 uint32_t actions_oldest_unfolded(struct actions *actions);

@@ -16,6 +16,7 @@ enum {
     PART_GONE,
     PART_ACTIONS,
     WORKER_PARTS = 4, /* head, page, rows, blocks */
+    ACTION_PARTS = 3, /* what it is, its samples, its messages */
     PAGE_WORDS = sizeof(struct taken_page) / sizeof(uint64_t),
 };
 
@@ -62,12 +63,19 @@ struct kept_sample {
     uint32_t stack, state;
 };
 
+/* Followed by its text. */
+struct kept_message {
+    uint64_t time_ns, serial;
+    uint32_t length, depth, flags, pad;
+};
+
 /* What a reader must agree on before it looks at structs: a checkpoint is for this build's eyes only. */
 struct layout {
-    uint32_t version, counts, window_head, totals, cell, worker, page, row, block, action, sample, gone;
+    uint32_t version, counts, window_head, totals, cell, worker, page, row, block, action, sample, message,
+        gone;
 };
 static const struct layout layout = {
-    .version = 5,
+    .version = 6,
     .counts = sizeof(struct piece_counts),
     .window_head = sizeof(struct window_head),
     .totals = sizeof(struct type_totals),
@@ -78,6 +86,7 @@ static const struct layout layout = {
     .block = sizeof(struct kept_block),
     .action = sizeof(struct kept_action),
     .sample = sizeof(struct kept_sample),
+    .message = sizeof(struct kept_message),
     .gone = sizeof(struct action_gone),
 };
 
@@ -300,6 +309,24 @@ static void pack_story(msgpack_packer *packer, const struct actions *actions, ui
     pack_raw(packer, &kept, sizeof kept);
 }
 
+static void pack_messages(msgpack_packer *packer, const struct messages *messages, bool whole)
+{
+    const struct held_message *first = whole ? messages->first : messages_first_fresh(messages);
+    size_t bytes = 0;
+    for (const struct held_message *at = first; at != NULL; at = at->next)
+        bytes += sizeof(struct kept_message) + at->length;
+    msgpack_pack_bin(packer, bytes);
+    for (const struct held_message *at = first; at != NULL; at = at->next) {
+        struct kept_message kept = {.time_ns = at->time_ns,
+                                    .serial = at->serial,
+                                    .length = at->length,
+                                    .depth = at->depth,
+                                    .flags = at->flags};
+        msgpack_pack_bin_body(packer, &kept, sizeof kept);
+        msgpack_pack_bin_body(packer, at->text, at->length);
+    }
+}
+
 static void pack_action(msgpack_packer *packer, const struct actions *actions, uint32_t index, bool whole)
 {
     const struct action *action = &actions->action[index];
@@ -318,6 +345,7 @@ static void pack_action(msgpack_packer *packer, const struct actions *actions, u
                                      held->serial,  held->stack,   held->state};
         msgpack_pack_bin_body(packer, &sample, sizeof sample);
     }
+    pack_messages(packer, &action->messages, whole);
 }
 
 /* In the order in which they began, so that what is around an action comes before it. */
@@ -326,7 +354,7 @@ static void pack_touched(msgpack_packer *packer, const struct actions *actions)
     uint32_t count = 0;
     for (uint32_t i = 0; i < actions->touched_count; i++)
         count += actions_touched(actions, i) != ACTIONS_NONE;
-    msgpack_pack_array(packer, 2 * count);
+    msgpack_pack_array(packer, ACTION_PARTS * count);
     for (uint32_t i = 0; i < actions->touched_count; i++) {
         uint32_t index = actions_touched(actions, i);
         if (index != ACTIONS_NONE)
@@ -343,7 +371,7 @@ static void pack_all(msgpack_packer *packer, const struct actions *actions)
         for (uint32_t at = actions->action[root].family; at != ACTIONS_NONE; at = actions->action[at].sibling)
             count += !actions->action[at].closed;
     }
-    msgpack_pack_array(packer, 2 * count);
+    msgpack_pack_array(packer, ACTION_PARTS * count);
     for (uint32_t root = actions->oldest; root != ACTIONS_NONE; root = actions->action[root].newer) {
         pack_action(packer, actions, root, true);
         for (uint32_t at = actions->action[root].family; at != ACTIONS_NONE; at = actions->action[at].sibling)
@@ -423,8 +451,35 @@ static bool apply_samples(struct merge *merge, uint32_t index, const msgpack_obj
     return data != NULL;
 }
 
-static bool apply_action(struct merge *merge, const msgpack_object *what, const msgpack_object *samples)
+static bool apply_messages(struct merge *merge, uint32_t index, const msgpack_object *object)
 {
+    size_t bytes;
+    const char *data = pack_bin(object, 1, &bytes);
+    while (data != NULL && bytes != 0) {
+        struct kept_message kept;
+        if (bytes < sizeof kept)
+            return false;
+        memcpy(&kept, data, sizeof kept);
+        data += sizeof kept;
+        bytes -= sizeof kept;
+        struct record_message message = {
+            .header.flags = (uint16_t)kept.flags,
+            .time_ns = kept.time_ns,
+            .action_serial = kept.serial,
+            .length = kept.length,
+            .depth = kept.depth,
+        };
+        if (kept.length > bytes || !actions_hold_message(&merge->actions, index, &message, data))
+            return false;
+        data += kept.length;
+        bytes -= kept.length;
+    }
+    return data != NULL;
+}
+
+static bool apply_action(struct merge *merge, const msgpack_object part[ACTION_PARTS])
+{
+    const msgpack_object *what = &part[0];
     struct kept_action kept;
     struct kept_key key;
     uint32_t index = ACTIONS_NONE;
@@ -432,7 +487,8 @@ static bool apply_action(struct merge *merge, const msgpack_object *what, const 
         index = apply_story(merge, &kept);
     else if (pack_struct(what, &key, sizeof key))
         index = actions_find(&merge->actions, key.worker, key.serial);
-    return index != ACTIONS_NONE && apply_samples(merge, index, samples);
+    return index != ACTIONS_NONE && apply_samples(merge, index, &part[1]) &&
+           apply_messages(merge, index, &part[2]);
 }
 
 static bool apply_actions(struct merge *merge, const msgpack_object *list)
@@ -442,15 +498,15 @@ static bool apply_actions(struct merge *merge, const msgpack_object *list)
     const msgpack_object *part = list->via.array.ptr;
     struct kept_action kept;
     /* Those whose samples were folded give room to the others. */
-    for (uint32_t i = 0; i < size; i += 2) {
+    for (uint32_t i = 0; i < size; i += ACTION_PARTS) {
         if (!pack_struct(&part[i], &kept, sizeof kept) || kept.folded == 0)
             continue;
         uint32_t index = actions_find(actions, kept.worker, kept.begin.action_serial);
         if (index != ACTIONS_NONE)
             actions_drop_samples(actions, index);
     }
-    for (uint32_t i = 0; i < size; i += 2)
-        if (!apply_action(merge, &part[i], &part[i + 1]))
+    for (uint32_t i = 0; i < size; i += ACTION_PARTS)
+        if (!apply_action(merge, &part[i]))
             return false;
     return true;
 }
@@ -503,7 +559,7 @@ int piece_open(struct piece *piece, const char *data, size_t bytes)
     if (!pack_struct(&part[PART_COUNTS], &piece->counts, sizeof piece->counts) ||
         part[PART_WINDOWS].type != MSGPACK_OBJECT_ARRAY || part[PART_WINDOWS].via.array.size > WINDOWS_MOST ||
         part[PART_WORKERS].type != MSGPACK_OBJECT_ARRAY || part[PART_ACTIONS].type != MSGPACK_OBJECT_ARRAY ||
-        part[PART_ACTIONS].via.array.size % 2 != 0)
+        part[PART_ACTIONS].via.array.size % ACTION_PARTS != 0)
         return fault(EBADMSG, "the checkpoint does not add up");
     return 0;
 }

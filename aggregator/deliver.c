@@ -44,6 +44,7 @@ void deliver_root(const struct merge *merge, uint32_t root, void *context)
         .pid = worker->header.pid,
         .real_offset_ns = (int64_t)(worker->header.created_realtime_ns - worker->header.created_monotonic_ns),
     };
+    memcpy(origin.segment, worker->header.uuid, sizeof origin.segment);
     char *line = classic_action(merge, root, &origin);
     if (line == NULL)
         return;

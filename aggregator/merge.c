@@ -206,6 +206,18 @@ void merge_end(struct merge *merge, uint32_t worker, uint32_t type, const struct
     actions_touch(&merge->actions, index);
 }
 
+void merge_message(struct merge *merge, uint32_t worker, const struct record_message *message,
+                   const char *text)
+{
+    struct actions *actions = &merge->actions;
+    uint32_t index = actions_find(actions, worker, message->action_serial);
+    /* A root that began inside an action whose story is lost makes no message of its own. */
+    if (index == ACTIONS_NONE || actions->action[actions->action[index].root].begin.parent_serial != 0)
+        merge->open->sums.late++;
+    else if (!actions_hold_message(actions, index, message, text))
+        merge->open->sums.dropped++;
+}
+
 static void add_outside(struct merge *merge, uint32_t stack, const struct record_sample *sample)
 {
     static const char name[] = "(outside any action)";

@@ -67,6 +67,10 @@ int merge_begin(struct merge *merge, uint32_t worker, uint32_t type, const struc
 void merge_end(struct merge *merge, uint32_t worker, uint32_t type, const struct record_end *end);
 void merge_sample(struct merge *merge, uint32_t worker, uint32_t stack, const struct record_sample *sample);
 
+/** What was logged inside an action; `text` has the message's length. */
+void merge_message(struct merge *merge, uint32_t worker, const struct record_message *message,
+                   const char *text);
+
 /** What was counted of one type since the last call. `latency_max_ns` is 0 unless it grew. */
 struct merge_count {
     uint64_t count, errors, profiled, latency_sum_ns, latency_max_ns;

@@ -406,6 +406,7 @@ static int on_record(struct worker *worker, struct merge *merge, const uint8_t *
         struct record_begin begin;
         struct record_end end;
         struct record_sample sample;
+        struct record_message message;
     } r;
     const uint32_t *types = worker->symbols.type;
     if (kind == RECORD_SAMPLE) {
@@ -415,6 +416,14 @@ static int on_record(struct worker *worker, struct merge *merge, const uint8_t *
         uint32_t stack = r.sample.stack == 0 ? 0 : worker->symbols.node[r.sample.stack - 1];
         merge_sample(merge, worker->number, stack, &r.sample);
         worker->samples++;
+        return 0;
+    }
+    if (kind == RECORD_MESSAGE) {
+        memcpy(&r.message, bytes, sizeof r.message);
+        if (r.message.length > r.message.header.size - sizeof r.message)
+            return fault(EPROTO, "a message of %u bytes in a record of %u", r.message.length,
+                         r.message.header.size);
+        merge_message(merge, worker->number, &r.message, (const char *)bytes + sizeof r.message);
         return 0;
     }
     memcpy(&r, bytes, kind == RECORD_BEGIN ? sizeof r.begin : sizeof r.end);
@@ -434,6 +443,7 @@ static int parse(struct worker *worker, struct merge *merge, int lane, size_t by
         [RECORD_SAMPLE] = sizeof(struct record_sample),
         [RECORD_BEGIN] = sizeof(struct record_begin),
         [RECORD_END] = sizeof(struct record_end),
+        [RECORD_MESSAGE] = sizeof(struct record_message), /* at least */
     };
     uint64_t lane_bytes = worker->header.lanes[lane].bytes;
     for (size_t at = 0; at < bytes;) {
@@ -446,7 +456,9 @@ static int parse(struct worker *worker, struct merge *merge, int lane, size_t by
         if (header.kind == RECORD_PADDING) {
             if (header.size != rest)
                 return fault(EPROTO, "padding of %u bytes in lane %d", header.size, lane);
-        } else if (header.kind >= sizeof size_of / sizeof *size_of || header.size != size_of[header.kind] ||
+        } else if (header.kind >= sizeof size_of / sizeof *size_of || header.size < size_of[header.kind] ||
+                   (header.kind != RECORD_MESSAGE && header.size != size_of[header.kind]) ||
+                   header.size > lane_longest_record(lane_bytes) ||
                    (header.kind == RECORD_SAMPLE) != (lane == LANE_SAMPLER)) {
             return fault(EPROTO, "a record of kind %u, %u bytes, in lane %d", header.kind, header.size, lane);
         } else {

@@ -294,11 +294,29 @@ static PyObject *get_profiled(PyObject *object, void *unused)
     return PyBool_FromLong(((struct action_object *)object)->action.serial != 0);
 }
 
+/* The text goes through Python's own json, so that it is UTF-8 and an object. */
+static PyObject *tell_method(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"text", "flags", "depth", NULL};
+    const char *text;
+    Py_ssize_t length;
+    unsigned flags = 0, depth = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s#|II:tell", names, &text, &length, &flags, &depth))
+        return NULL;
+    action_tell(&((struct action_object *)object)->action, text, (size_t)length, flags, depth);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"begin", begin_method, METH_NOARGS,
      "begin($self, /)\n--\n\nBegin it, nested in the current action. Returns itself."},
     {"end", (PyCFunction)(void (*)(void))end_method, METH_VARARGS | METH_KEYWORDS,
      "end($self, error=False)\n--\n\nEnd it, on any thread. Twice is harmless."},
+    {"tell", (PyCFunction)(void (*)(void))tell_method, METH_VARARGS | METH_KEYWORDS,
+     "tell($self, text, flags=0, depth=0)\n--\n\nPut a JSON object that was logged into its call graph, if "
+     "it "
+     "is profiled.\n\n`flags`: 1 it tells of the begin, 2 of the end. `depth`: how many frames were on the "
+     "stack, 0 if not known."},
     {"__enter__", begin_method, METH_NOARGS, "__enter__($self, /)\n--\n\nAs begin()."},
     {"__exit__", exit_method, METH_VARARGS, "__exit__($self, *exception)\n--\n\nAs end()."},
     {NULL, NULL, 0, NULL},
@@ -333,6 +351,12 @@ PyObject *action_current_method(PyObject *module, PyObject *unused)
 {
     struct action_object *action = action_current(PyModule_GetState(module));
     return Py_NewRef(action != NULL ? (PyObject *)action : Py_None);
+}
+
+PyObject *action_text_most_method(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return PyLong_FromSize_t(action_text_most());
 }
 
 PyObject *action_set_current_method(PyObject *module, PyObject *value)

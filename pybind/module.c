@@ -293,6 +293,9 @@ static PyMethodDef functions[] = {
      "beginning or "
      "ending any.\n\nReturns the former one, to be put back: what runs only now and then (a generator) is so "
      "taken up and left."},
+    {"longest_text", action_text_most_method, METH_NOARGS,
+     "longest_text($module, /)\n--\n\nHow many bytes of text Action.tell() takes; 0 while there is no "
+     "segment."},
     {"wrap", KEYWORDS(wsgi_wrap),
      "wrap($module, app, name=None)\n--\n\nA WSGI application that makes each request an action and calls "
      "`app`.\n\nThe action type is "

@@ -78,7 +78,8 @@ PyObject *action_object_uuid(struct action_object *self);
 /** The live current action of this context, borrowed, or NULL. Never raises. */
 struct action_object *action_current(struct module_state *state);
 
-/** current() and set_current(action). */
+/** current(), set_current(action) and longest_text(). */
+PyObject *action_text_most_method(PyObject *module, PyObject *unused);
 PyObject *action_current_method(PyObject *module, PyObject *unused);
 PyObject *action_set_current_method(PyObject *module, PyObject *value);
 

@@ -327,6 +327,40 @@ bool action_end(struct action *action, const char *name, size_t length, bool err
     return action->serial != 0 && action->is_root;
 }
 
+size_t action_text_most(void)
+{
+    if (!worker_is_attached())
+        return 0;
+    return lane_longest_record(worker.segment.lanes[LANE_ACTION].size) - sizeof(struct record_message);
+}
+
+void action_tell(const struct action *action, const char *text, size_t length, unsigned flags, uint32_t depth)
+{
+    if (action->serial == 0 || !action_is_live(action))
+        return;
+    uint64_t start = clock_monotonic_ns();
+    struct lane *lane = &worker.segment.lanes[LANE_ACTION];
+    size_t size = (sizeof(struct record_message) + length + 7) & ~(size_t)7;
+    char *bytes = length <= action_text_most() && lane_has_plenty(lane, size) ? calloc(1, size) : NULL;
+    if (bytes == NULL) {
+        lane_lose(lane, size);
+        return;
+    }
+    struct record_message record = {
+        .header = {.size = (uint32_t)size, .kind = RECORD_MESSAGE, .flags = (uint16_t)flags},
+        .time_ns = start,
+        .action_serial = action->serial,
+        .length = (uint32_t)length,
+        .depth = depth,
+    };
+    memcpy(bytes, &record, sizeof record);
+    memcpy(bytes + sizeof record, text, length);
+    lane_put(lane, bytes);
+    TESTPOINT("action-told"); /* The aggregator puts it into the action's call graph. */
+    free(bytes);
+    meter_exact(&worker.meter, clock_monotonic_ns() - start);
+}
+
 void actions_begin_segment(struct segment *segment)
 {
     types_begin_segment(segment);

@@ -88,6 +88,18 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
 bool action_end(struct action *action, const char *name, size_t length, bool error,
                 const struct action *outer);
 
+/**
+ * Tell of something that was logged inside the action: `text` is a JSON object, `flags` and `depth` as in
+ * struct record_message. Nothing happens unless it is profiled and open. A text longer than
+ * action_text_most() is counted as lost, and so is one where the lane is rather full: begins and ends need
+ * the room.
+ */
+void action_tell(const struct action *action, const char *text, size_t length, unsigned flags,
+                 uint32_t depth);
+
+/** The longest text of a message, in bytes; 0 while there is no segment. */
+size_t action_text_most(void);
+
 /** True if the handle is open and was begun in this very process. */
 bool action_is_live(const struct action *action);
 

@@ -61,10 +61,30 @@ static inline bool lane_is_filling(const struct lane *lane)
     return head <= tail && tail - head > lane->size / 2;
 }
 
+/** Would a record of so many bytes leave a quarter of the lane free? Only its producer may ask. */
+static inline bool lane_has_plenty(const struct lane *lane, uint64_t bytes)
+{
+    uint64_t head = atomic_load_explicit(&lane->head->head, memory_order_relaxed);
+    uint64_t tail = atomic_load_explicit(&lane->tail->tail, memory_order_relaxed);
+    return head <= tail && tail - head + 2 * bytes <= lane->size / 4 * 3; /* twice: it may need padding */
+}
+
 /** Longest record a lane of `size` bytes takes. */
 static inline uint64_t lane_longest_record(uint64_t size)
 {
     return size / 8;
+}
+
+/** Count a record of so many bytes as lost. The lane's producer. */
+static inline void lane_lose(struct lane *lane, uint64_t bytes)
+{
+    atomic_store_explicit(&lane->tail->lost_records,
+                          atomic_load_explicit(&lane->tail->lost_records, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+    TESTPOINT("lane-loss-counted"); /* The aggregator sees the record counted as lost, not its bytes. */
+    atomic_store_explicit(&lane->tail->lost_bytes,
+                          atomic_load_explicit(&lane->tail->lost_bytes, memory_order_relaxed) + bytes,
+                          memory_order_relaxed);
 }
 
 /**
@@ -85,14 +105,7 @@ static inline bool lane_put(struct lane *lane, const void *record)
         if (lane->cached_head > tail || tail + padding + bytes - lane->cached_head > lane->size) {
             if (lane->cached_head > tail)
                 lane->cached_head = tail - lane->size;
-            atomic_store_explicit(&lane->tail->lost_records,
-                                  atomic_load_explicit(&lane->tail->lost_records, memory_order_relaxed) + 1,
-                                  memory_order_relaxed);
-            TESTPOINT(
-                "lane-loss-counted"); /* The aggregator sees the record counted as lost, not its bytes. */
-            atomic_store_explicit(&lane->tail->lost_bytes,
-                                  atomic_load_explicit(&lane->tail->lost_bytes, memory_order_relaxed) + bytes,
-                                  memory_order_relaxed);
+            lane_lose(lane, bytes);
             return false;
         }
     }

@@ -32,6 +32,7 @@ enum record_kind {
     RECORD_SAMPLE = 1,  /* sampler lane */
     RECORD_BEGIN = 2,   /* action lane: a profiled action began */
     RECORD_END = 3,     /* action lane: it ended */
+    RECORD_MESSAGE = 4, /* action lane: what was logged inside it */
 };
 
 enum sample_flags {
@@ -82,6 +83,20 @@ struct record_end {
     uint32_t pad;
 };
 
+enum message_flags {
+    MESSAGE_BEGIN = 1, /* what the application's log says of the action's begin ... */
+    MESSAGE_END = 2,   /* ... and of its end */
+};
+
+/** Something was logged inside a profiled action. As long as its text, at most lane_longest_record. */
+struct record_message {
+    struct record_header header;
+    uint64_t time_ns;
+    uint64_t action_serial;
+    uint32_t length; /* bytes of UTF-8 that follow: a JSON object */
+    uint32_t depth;  /* frames on the stack, from its root to the one that logged; 0: not known */
+};
+
 /* ---- definition areas -------------------------------------------------------------------------------- */
 
 enum definition_kind {
@@ -123,6 +138,7 @@ _Static_assert(sizeof(struct record_header) == 8, "ABI");
 _Static_assert(sizeof(struct record_sample) == 48, "ABI");
 _Static_assert(sizeof(struct record_begin) == 72, "ABI");
 _Static_assert(sizeof(struct record_end) == 56, "ABI");
+_Static_assert(sizeof(struct record_message) == 32, "ABI");
 _Static_assert(sizeof(struct define_string) == 16, "ABI");
 _Static_assert(sizeof(struct define_code) == 24, "ABI");
 _Static_assert(sizeof(struct define_node) == 24, "ABI");

@@ -30,7 +30,7 @@
 
 #define SEGMENT_MAGIC UINT64_C(0x746e656d67734d50) /* "PMsgment" */
 #define SEGMENT_ABI_MAJOR 1u
-#define SEGMENT_ABI_MINOR 2u /* 0 had no `alive`, 1 no reasons by type */
+#define SEGMENT_ABI_MINOR 3u /* 0 had no `alive`, 1 no reasons by type, 2 no messages */
 #define SEGMENT_ENDIAN_TAG UINT32_C(0x01020304)
 
 enum {

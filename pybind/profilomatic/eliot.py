@@ -6,10 +6,15 @@
 Eliot calls its destinations on the thread that logs, so one destination sees each action start and end. It
 never raises into Eliot, changes no message, and leaves the messages that Eliot keeps until the application adds
 its first destination to the application. Actions that start and finish on one thread are supported.
+
+Where an action is profiled, what Eliot says of its start and its end goes into its call graph, and with
+``configure(store_all_logs=True)`` every message logged inside it. A task that is continued in another process has the
+same task UUID there, and a level below the one that was handed on.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from eliot import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
@@ -18,10 +23,13 @@ from eliot import (  # type: ignore[import-untyped,import-not-found,unused-ignor
     remove_destination,
 )
 
-from ._switch import _runtime
-from ._tell import tell
+from ._guard import failed
+from ._logged import text_of
+from ._switch import _runtime, switch
 
 OPEN_ACTIONS = 4096  # actions remembered at once; the oldest is ended when more are open
+
+_BEGIN, _END = 1, 2  # what a message tells of: see shm/record.h
 
 _Key = Tuple[Any, ...]
 
@@ -35,23 +43,33 @@ class _Destination:
     def __call__(self, message: Dict[str, Any]) -> None:
         try:
             status = message.get('action_status')
-            if status is None:
-                return
             key = (message['task_uuid'],) + tuple(message['task_level'][:-1])
-            if status == 'started':
+            if status is None:
+                self._logged(key, message)
+            elif status == 'started':
                 self._begin(key, message)
             else:
                 action = self._open.pop(key, None)
                 if action is not None:
+                    if action.profiled:
+                        _put(action, message, _END)
                     action.end(error=status == 'failed')
         except Exception as error:
-            tell('an Eliot message could not be followed: %r' % error)
+            failed("following Eliot's messages", error)
+
+    def _logged(self, key: _Key, message: Dict[str, Any]) -> None:
+        """Anything else that is logged, in an action of Eliot's or in one that Eliot does not know of (a request)."""
+        action = self._open.get(key) or _runtime.current()
+        if action is not None and action.profiled and switch.settings['store_all_logs']:
+            _put(action, message, 0)
 
     def _begin(self, key: _Key, message: Dict[str, Any]) -> None:
         kind = message.get('action_type') or message.get('event') or '(unnamed)'
         action = _runtime.Action(str(kind), str(message['task_uuid']))
         action.begin()
         self._open[key] = action
+        if action.profiled:
+            _put(action, message, _BEGIN)
         while len(self._open) > OPEN_ACTIONS:
             oldest = self._open.pop(next(iter(self._open)), None)
             if oldest is not None:
@@ -60,6 +78,23 @@ class _Destination:
     def close(self) -> None:
         while self._open:
             self._open.popitem()[1].end()
+
+
+def _put(action: Any, message: Dict[str, Any], flags: int) -> None:
+    """A message into the call graph of a profiled action."""
+    action.tell(text_of(message, _runtime.longest_text()), flags, _frames())
+
+
+def _frames() -> int:
+    """How many frames are on the stack, from its root to the one that called Eliot."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_globals.get('__name__', '').partition('.')[0] in ('eliot', __package__):
+        frame = frame.f_back
+    count = 0
+    while frame is not None:
+        count += 1
+        frame = frame.f_back
+    return count
 
 
 class _StartUpMessages(List[Dict[str, Any]]):
@@ -90,11 +125,6 @@ def patch() -> None:
     """Follow Eliot's actions from now on. Calling it again does nothing."""
     global _destination
     if _destination is not None:
-        return
-    if _runtime is None:
-        from ._switch import missing
-
-        tell("cannot follow Eliot's actions: %s" % missing)
         return
     _destination = _Destination()
     buffer = _start_up_buffer()

@@ -118,12 +118,14 @@ static void record_all(const char *folder)
              inner = synthetic_node(&s, outer, "app.py", "inner", 7);
     uint64_t root = synthetic_begin(&s, 1, 0, 0.5);
     synthetic_sample(&s, root, inner, STATE_CPU, 10000000);
+    synthetic_message(&s, root, "{\"a\":1}", 7, MESSAGE_BEGIN, 1);
     step(pool, now);
     record(folder, "open", pool);
     synthetic_finish(&s, root, 1, 30000000, true);
     root = synthetic_begin(&s, 1, 0, 1);
     synthetic_sample(&s, root, outer, STATE_BLOCKED, 10000000);
     synthetic_count(&s, 1, 1000);
+    synthetic_message(&s, root, "{\"b\":[]}", 8, 0, 2);
     step(pool, now += NS_PER_SECOND);
     step(pool, now += NS_PER_SECOND);
     record(folder, "chain", pool);

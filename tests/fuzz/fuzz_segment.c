@@ -47,6 +47,7 @@ static void work_honestly(void)
             synthetic_sample(&s, nested, node[(i + k) % NODES], STATE_CPU, 10000000);
             synthetic_sample(&s, root, node[(i * k) % NODES], STATE_BLOCKED, 10000000);
         }
+        synthetic_message(&s, nested, "{\"reached\":[1,2]}", 17, i % 3, i);
         if (i % 4 != 0)
             synthetic_finish(&s, nested, 2, 30000000 + i * 1000000, false);
         if (i % 3 != 0)

@@ -35,7 +35,7 @@ def python(script, *arguments, **more):
 
 @pytest.mark.skipif(not NATIVE, reason='this is that run')
 def test_the_tests_of_the_api_pass_on_it_too():
-    files = ['test_actions.py', 'test_profiled.py', 'test_frameworks.py']
+    files = ['test_actions.py', 'test_profiled.py', 'test_frameworks.py', 'test_eliot.py']
     done = subprocess.run(
         [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider', *files],
         cwd=os.path.join(PROJECT, 'tests', 'python'),

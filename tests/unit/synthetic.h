@@ -151,6 +151,24 @@ static inline bool synthetic_sample(struct synthetic *s, uint64_t serial, uint32
     return lane_put(&s->segment.lanes[LANE_SAMPLER], &sample);
 }
 
+/** Something that was logged; false if there was no room. */
+static inline bool synthetic_message(struct synthetic *s, uint64_t serial, const char *text, size_t length,
+                                     unsigned flags, uint32_t depth)
+{
+    uint64_t words[1024] = {0};
+    struct record_message record = {
+        .header = {(uint32_t)((sizeof record + length + 7) & ~(size_t)7), RECORD_MESSAGE, (uint16_t)flags},
+        .time_ns = clock_monotonic_ns(),
+        .action_serial = serial,
+        .length = (uint32_t)length,
+        .depth = depth,
+    };
+    ck_assert(record.header.size <= sizeof words);
+    memcpy(words, &record, sizeof record);
+    memcpy((char *)words + sizeof record, text, length);
+    return lane_put(&s->segment.lanes[LANE_ACTION], words);
+}
+
 static inline void synthetic_finish(struct synthetic *s, uint64_t serial, uint32_t type, uint64_t latency_ns,
                                     bool error)
 {

@@ -65,6 +65,11 @@ def current_task_uuid() -> Optional[str]:
     return None if action is None else action.task_uuid
 
 
+def longest_text() -> int:
+    """As much of a logged message as the extension takes."""
+    return 4064
+
+
 def set_template(callable: Optional[Callable[[Dict[str, Any]], Optional[str]]]) -> None:
     wsgi.template = callable
 
@@ -85,6 +90,7 @@ __all__ = [
     'enable',
     'enabled',
     'flush',
+    'longest_text',
     'serve',
     'set_current',
     'set_template',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -45,15 +46,18 @@ class Action:
         'parent',
         'pid',
         'profile',
+        'said',
         'thread',
         'began_time',
         'is_root',
         '__weakref__',
     )
 
-    #: Set by the engine: what to do at a begin and an end.
+    #: Set by the engine: what to do at a begin, an end, and for what is logged between them.
     on_begin: Callable[[Action, str], bool] = staticmethod(lambda action, hint: False)
     on_end: Callable[[Action, str, bool], None] = staticmethod(lambda action, name, error: None)
+
+    on_tell: Callable[[Action, Dict[str, Any], int, int], None] = staticmethod(lambda action, said, flags, depth: None)
 
     def __init__(self, name: str, task_uuid: Optional[str] = None) -> None:
         if not isinstance(name, str):
@@ -66,6 +70,7 @@ class Action:
         self.open = False
         self.parent: Optional[Action] = None
         self.profile: Optional[Profile] = None
+        self.said: Optional[Dict[str, Any]] = None  # what the log says of its end
         self.pid = 0
 
     @property
@@ -111,6 +116,12 @@ class Action:
     def end(self, error: bool = False) -> None:
         """End it, on any thread. Twice is harmless."""
         self.end_as(self.name, error)
+
+    def tell(self, text: str, flags: int = 0, depth: int = 0) -> None:
+        """Put a JSON object that was logged into its call graph, if it is profiled. `flags`: 1 it tells of the begin, 2
+        of the end. `depth`: how many frames were on the stack, 0 if not known."""
+        if self.profile is not None and self.live():
+            self.on_tell(self, json.loads(text), flags, depth)
 
     def end_as(self, name: str, error: bool) -> None:
         live, self.open = self.live(), False

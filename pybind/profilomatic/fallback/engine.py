@@ -10,12 +10,12 @@ import time
 from typing import Any, Dict, List, Optional
 
 from . import budget
-from .actions import Action, forget, inside
+from .actions import Action, forget, inside, make_uuid
 from .outlet import Outlet
 from .stacks import Stacks, unreadable
 from .tree import Event, Sample, children, instant
 
-SAMPLES_MOST = 20_000  # of one profiled action; later ones are dropped and counted
+SAMPLES_MOST = 20_000  # of one profiled action, and as many events; later ones are dropped and counted
 TYPES_MOST = 1000  # action types that are counted apart; the rest are '(other)'
 _HOOK_SECONDS = 3e-6  # what a begin and an end of an action that is not profiled are taken to cost
 
@@ -85,6 +85,18 @@ class Engine:
         if action.profile is not None:
             action.profile.events.append(Event(action.began, self._told(action, hint, 'started')))
         return True
+
+    def tell(self, action: Action, said: Dict[str, Any], flags: int, depth: int) -> None:
+        """What was logged inside an action. What the log says of a begin or an end takes the place of our own words."""
+        events = action.profile.events if action.profile is not None else []
+        if flags & 2:
+            action.said = said
+        elif flags & 1 and events:
+            events[-1] = events[-1]._replace(message=said, depth=depth)
+        elif len(events) < SAMPLES_MOST:
+            events.append(Event(time.perf_counter(), said, depth))
+        else:
+            self.dropped += 1
 
     def end(self, action: Action, name: str, error: bool) -> None:
         now = time.perf_counter()
@@ -199,12 +211,19 @@ class Engine:
     # ---- messages
 
     def _told(self, action: Action, name: str, status: str) -> Dict[str, Any]:
-        return {'action_type': name, 'action_status': status, 'task_uuid': action.task_uuid}
+        said, action.said = action.said, None
+        return said or {'action_type': name, 'action_status': status, 'task_uuid': action.task_uuid}
 
     def _message(self, action: Action, profile: Profile, name: str, status: str, seconds: float) -> Dict[str, Any]:
         same_thread = threading.get_ident() == action.thread
+        said: Dict[str, Any] = {}  # what the application's log says of the action as a whole
+        if 'exception' in profile.events[-1].message:
+            said['exception'] = profile.events[-1].message['exception']
+        if len(profile.events[0].message.get('task_level', ())) > 1:
+            said['task_level'] = profile.events[0].message['task_level'][:-1]
         return {
             'kind': 'action',
+            'id': make_uuid(),
             'source': self.source,
             'task_uuid': action.task_uuid,
             'thread': action.thread,
@@ -219,6 +238,7 @@ class Engine:
             'interval': profile.interval,
             'code_granularity': profile.granularity,
             'cpu_time': max(0.0, time.thread_time() - action.began_cpu) if same_thread else 0.0,
+            **said,
             'children': children(profile.samples, profile.events, action.began_time, seconds),
         }
 
@@ -248,6 +268,7 @@ class Engine:
         self.enabled = True
         Action.on_begin = staticmethod(self.begin)
         Action.on_end = staticmethod(self.end)
+        Action.on_tell = staticmethod(self.tell)
         if not self._exits:
             self._exits = True
             atexit.register(self.outlet.flush)

@@ -15,6 +15,7 @@ class Sample(NamedTuple):
 class Event(NamedTuple):
     time: float
     message: Dict[str, Any]
+    depth: int = 0  # frames on the stack, to the one that logged; 0: not known
 
 
 class _Piece:
@@ -58,8 +59,8 @@ class _Builder:
                 break
             common += 1
         due = self._due(sample.time)
-        if due and common == len(sample.stack):
-            common -= 1  # what ran before a message and after it stay apart
+        if due:  # what ran before a message and after it stay apart, in the frame that logged it and below
+            common = min([common, len(sample.stack) - 1] + [event.depth - 1 for event in due if event.depth])
         parent = self._path[common - 1] if common else self.root
         if due:
             self._tell(parent, sample.stack[common], due[:-1])
@@ -78,8 +79,11 @@ class _Builder:
         parent.self_time += sample.wall
 
     def finish(self) -> None:
-        if self._path:  # without any sample there is no place for messages
-            self._tell(self.root, self._path[0].instruction, self._due(float('inf')))
+        due = self._due(float('inf'))
+        if self._path:
+            self._tell(self.root, self._path[0].instruction, due)
+        elif any('task_level' in event.message for event in due):  # the application has logged something
+            self._tell(self.root, '(not sampled)', due)
 
 
 def instant(seconds: float) -> str:
