@@ -1,7 +1,9 @@
 /* The Python type Action, and the ContextVar that says which one is current. */
 #include "pybind/pybind.h"
 
+#include "runtime/owner.h"
 #include "runtime/worker.h"
+#include "shm/fault.h"
 
 static int hex_digit(char c)
 {
@@ -100,7 +102,7 @@ struct action_object *action_object_new(struct module_state *state, PyObject *mo
     if (self == NULL)
         return NULL;
     memset(&self->action, 0, sizeof self->action);
-    self->action.slot = NO_SLOT;
+    self->action.use = SLOT_UNUSED;
     self->state = state;
     self->module = Py_NewRef(module);
     self->name = Py_XNewRef(name);
@@ -132,6 +134,7 @@ void action_object_begin(struct action_object *self, const char *hint, size_t le
         Py_CLEAR(self->uuid_text);
     set_current(self->state, (PyObject *)self);
     self->entered = true;
+    action_is_current(&self->action);
 }
 
 static void call_pump(struct module_state *state)
@@ -377,5 +380,17 @@ int action_add_type(PyObject *module, struct module_state *state)
     state->action_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, NULL);
     if (state->action_type == NULL)
         return -1;
+    static const struct owner_layout layout = {
+        .bytes = sizeof(struct action_object),
+        .type_at = offsetof(PyObject, ob_type),
+        .action_at = offsetof(struct action_object, action),
+        .parent_at = offsetof(struct action_object, parent),
+    };
+    _Static_assert(sizeof(struct action_object) <= OWNER_OBJECT_MOST, "the sampler copies it");
+    owner_set_layout(&layout);
+    if (context_watch(state->current, state->action_type) != 0) {
+        PyErr_Format(PyExc_ImportError, "%s", fault_text());
+        return -1;
+    }
     return PyModule_AddType(module, state->action_type);
 }

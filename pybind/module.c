@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdlib.h>
 
+#include "runtime/cpython/context.h"
 #include "runtime/first_thread.h"
 #include "runtime/stacks.h"
 #include "runtime/worker.h"
@@ -369,6 +370,8 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
 static int clear(PyObject *module)
 {
     struct module_state *state = PyModule_GetState(module);
+    if (state->current != NULL)
+        context_unwatch(state->current);
     Py_CLEAR(state->action_type);
     Py_CLEAR(state->application_type);
     Py_CLEAR(state->start_response_type);

@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "runtime/cpython/context.h"
 #include "runtime/limits.h"
 #include "runtime/notice.h"
 #include "runtime/sampler.h"
@@ -16,10 +17,12 @@
 #include "runtime/worker.h"
 #include "shm/testpoint.h"
 
-struct slots slots;
+struct thread_times thread_times;
 
 static uint64_t next_serial;
 static __thread int32_t own_tid;
+static __thread uint32_t own_turn; /* roots begun and ended on this thread */
+static __thread bool takes_turns;  /* one was seen to begin or end inside another: tasks or greenlets */
 
 static int32_t thread_id(void)
 {
@@ -55,109 +58,6 @@ void action_make_uuid(uint8_t out[16])
     out[8] = (out[8] & 0x3F) | 0x80;
 }
 
-static int find_free_slot(void)
-{
-    for (int i = 0; i < SLOTS; i++)
-        if (atomic_load_explicit(&slots.serial[i], memory_order_relaxed) == 0)
-            return i;
-    return NO_SLOT;
-}
-
-static void fill_slot(int i, const struct action *action)
-{
-    struct slot *slot = &slots.slot[i];
-    struct slot_facts facts = {.begin_ns = action->begin_ns, .begin_cpu_ns = action->begin_cpu_ns};
-    uint64_t words[sizeof facts / 8];
-    reader_note_thread(&facts.thread);
-    facts.thread.tid = action->tid; /* after a bare clone() the reader remembers the parent's */
-    memcpy(words, &facts, sizeof facts);
-    slot->owner = action->serial;
-    atomic_thread_fence(memory_order_release); /* who reads the new facts sees that `serial` was 0 before */
-    for (size_t k = 0; k < sizeof facts / 8; k++)
-        atomic_store_explicit(&slot->facts[k], words[k], memory_order_relaxed);
-    if ((uint32_t)i >= atomic_load_explicit(&slots.top, memory_order_relaxed))
-        atomic_store_explicit(&slots.top, (uint32_t)i + 1, memory_order_relaxed);
-    atomic_store_explicit(&slots.serial[i], action->serial, memory_order_release);
-    atomic_fetch_add_explicit(&slots.armed, 1, memory_order_seq_cst);
-    sampler_wake(action->begin_ns);
-}
-
-uint64_t slot_read(uint32_t i, struct slot_facts *facts)
-{
-    const struct slot *slot = &slots.slot[i];
-    uint64_t words[sizeof *facts / 8];
-    uint64_t serial = atomic_load_explicit(&slots.serial[i], memory_order_acquire);
-    if (serial == 0)
-        return 0;
-    for (size_t k = 0; k < sizeof *facts / 8; k++)
-        words[k] = atomic_load_explicit(&slot->facts[k], memory_order_relaxed);
-    atomic_thread_fence(memory_order_acquire);
-    if (atomic_load_explicit(&slots.serial[i], memory_order_relaxed) != serial)
-        return 0;
-    memcpy(facts, words, sizeof *facts);
-    return serial;
-}
-
-/* True if the slot showed the action `from` and now shows `to`. */
-static bool change_slot(int i, uint64_t from, uint64_t to)
-{
-    return atomic_compare_exchange_strong_explicit(&slots.serial[i], &from, to, memory_order_acq_rel,
-                                                   memory_order_relaxed);
-}
-
-/* Where the parent's thread is ours, share its slot; else take one. */
-static bool arm(struct action *action, const struct action *parent)
-{
-    if (parent != NULL && parent->slot != NO_SLOT && parent->tid == action->tid &&
-        change_slot(parent->slot, parent->serial, action->serial)) {
-        action->slot = parent->slot;
-        action->owns_slot = false;
-        return true;
-    }
-    action->slot = (int16_t)find_free_slot();
-    action->owns_slot = true;
-    if (action->slot == NO_SLOT)
-        return false;
-    fill_slot(action->slot, action);
-    return true;
-}
-
-/* After many threads at once: the sampler shall not go through all those slots for ever. */
-static void lower_top(void)
-{
-    uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed), used = top;
-    while (used > 0 && atomic_load_explicit(&slots.serial[used - 1], memory_order_relaxed) == 0)
-        used--;
-    if (used != top)
-        atomic_store_explicit(&slots.top, used, memory_order_relaxed);
-}
-
-static void disarm(struct action *action, const struct action *outer)
-{
-    if (action->slot == NO_SLOT)
-        return;
-    struct slot *slot = &slots.slot[action->slot];
-    if (action->owns_slot) {
-        /* Also when an inner action was left open. If it was reclaimed it may be another's by now. */
-        if (slot->owner == action->serial) {
-            slot->owner = 0;
-            if (atomic_exchange_explicit(&slots.serial[action->slot], 0, memory_order_acq_rel) != 0)
-                atomic_fetch_sub_explicit(&slots.armed, 1, memory_order_seq_cst);
-            lower_top();
-        }
-    } else {
-        bool shared = outer != NULL && outer->slot == action->slot && outer->serial != 0;
-        change_slot(action->slot, action->serial, shared ? outer->serial : action->parent_serial);
-    }
-    action->slot = NO_SLOT;
-}
-
-void slot_reclaim(uint32_t i, uint64_t serial)
-{
-    if (change_slot((int)i, serial, 0))
-        atomic_fetch_sub_explicit(&slots.armed, 1, memory_order_seq_cst);
-}
-
 /* The rare part: an admitted action tells its begin. Returns DENIALS, or why it could not. */
 static enum denial begin_profiled(struct action *action, uint32_t row, const struct action *parent)
 {
@@ -189,7 +89,8 @@ static enum denial begin_profiled(struct action *action, uint32_t row, const str
         return DENIED_LANE_FULL;
     }
     TESTPOINT("action-begun"); /* The aggregator sees an action that will never end. */
-    if (!arm(action, parent) && parent == NULL)
+    if (!slot_enter(&action->use, action->tid, action->begin_ns, parent != NULL ? &parent->use : NULL) &&
+        parent == NULL)
         counter_add(&worker.segment.worker->denied[DENIED_NO_SLOT], 1); /* profiled, but never sampled */
     return DENIALS;
 }
@@ -228,7 +129,8 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
     bool attached = worker_is_attached();
     action->open = false;
     action->serial = 0;
-    action->slot = NO_SLOT;
+    action->use = SLOT_UNUSED;
+    action->in_task = false;
     if (!worker_ready(now))
         return;
     if (!attached)
@@ -246,6 +148,8 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
     action->is_root = parent == NULL;
     action->path_hash = hash_bytes(name, length);
     action->tid = thread_id();
+    own_turn += action->is_root;
+    action->turn = own_turn;
     action->probability = UINT32_MAX;
     if (parent != NULL)
         memcpy(action->task_uuid, parent->task_uuid, 16);
@@ -270,17 +174,25 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
     meter_exact(&worker.meter, clock_monotonic_ns() - start);
 }
 
+void action_is_current(struct action *action)
+{
+    if (action->serial == 0)
+        return;
+    context_here(&action->in_task);
+    slot_hint(&action->use, action->serial, takes_turns);
+}
+
 bool action_is_live(const struct action *action)
 {
     return action->open && worker_is_attached() && action->generation == worker.generation;
 }
 
 /* The rare part: a profiled action tells its end. */
-static void end_profiled(struct action *action, uint32_t row, uint64_t now, bool error,
+static void end_profiled(struct action *action, uint32_t row, uint64_t now, bool error, bool alone,
                          const struct action *outer)
 {
     uint64_t start = clock_monotonic_ns();
-    disarm(action, outer);
+    slot_leave(&action->use, action->serial, outer != NULL ? outer->serial : 0);
     struct record_end record = {
         .header = {.size = sizeof record, .kind = RECORD_END, .flags = error ? END_ERROR : 0},
         .time_ns = now,
@@ -288,20 +200,30 @@ static void end_profiled(struct action *action, uint32_t row, uint64_t now, bool
         .latency_ns = now - action->begin_ns,
         .type = row,
     };
-    if (thread_id() == action->tid) {
+    if (alone) {
         uint64_t delay_ns;
         uint64_t cpu = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
         record.cpu_ns = cpu > action->begin_cpu_ns ? cpu - action->begin_cpu_ns : 0;
         if (action->has_delay && read_run_delay(&delay_ns) && delay_ns >= action->begin_delay_ns) {
             record.run_delay_ns = delay_ns - action->begin_delay_ns;
             record.header.flags |= END_HAS_RUN_DELAY;
-            counter_add(&slots.ran_ns, record.cpu_ns);
-            counter_add(&slots.delayed_ns, record.run_delay_ns);
+            counter_add(&thread_times.ran_ns, record.cpu_ns);
+            counter_add(&thread_times.delayed_ns, record.run_delay_ns);
         }
     }
     lane_put(&worker.segment.lanes[LANE_ACTION], &record);
     TESTPOINT("action-ended"); /* The aggregator sees it all, and closes it when it has read the samples. */
     meter_exact(&worker.meter, clock_monotonic_ns() - start);
+}
+
+/* Whether all that its thread did since the begin was done for it, so that the thread's clocks tell of it. */
+static bool had_thread_alone(const struct action *action)
+{
+    bool same = thread_id() == action->tid, took_turns = own_turn != action->turn;
+    own_turn += action->is_root;
+    if (same && took_turns && action->is_root)
+        takes_turns = true;
+    return same && !took_turns && !action->in_task;
 }
 
 bool action_end(struct action *action, const char *name, size_t length, bool error,
@@ -312,6 +234,7 @@ bool action_end(struct action *action, const char *name, size_t length, bool err
         return false;
     }
     action->open = false;
+    bool alone = had_thread_alone(action);
     uint64_t now = clock_monotonic_ns();
     uint64_t latency = now - action->begin_ns;
     uint32_t row = types_row(&worker.segment, name, length);
@@ -321,7 +244,7 @@ bool action_end(struct action *action, const char *name, size_t length, bool err
     TESTPOINT(
         "action-counted"); /* The aggregator counts it; if it was profiled, what it did is never settled. */
     if (action->serial != 0)
-        end_profiled(action, row, now, error, outer);
+        end_profiled(action, row, now, error, alone, outer);
     if (action->serial != 0 || worker.meter.hooks - worker.meter.published_hooks >= METER_EVERY)
         worker_publish_meter();
     return action->serial != 0 && action->is_root;
@@ -368,7 +291,7 @@ void actions_begin_segment(struct segment *segment)
 
 void actions_after_fork(void)
 {
-    memset(&slots, 0, sizeof slots);
+    slots_after_fork();
     next_serial = 0;
     own_tid = 0;
 }

@@ -1,13 +1,12 @@
 /*
- * Action: something the application does that has a name, a begin and an end; and which thread runs which
- * action.
+ * Action: something the application does that has a name, a begin and an end.
  *
  * action_begin fills a handle, action_end takes it: on any thread, in any order, twice harmlessly, also in
  * the child of a fork (where it does nothing). Both are called with the GIL held.
  *
  * An action that is not admitted touches counters only. An admitted one (or one nested in an admitted one:
- * the root decides) puts a begin and an end record in the action lane, and a row of the slot table says to
- * the sampler which thread to read.
+ * the root decides) puts a begin and an end record in the action lane, and a slot (slots.h) tells the sampler
+ * of its thread.
  */
 #ifndef RUNTIME_ACTION_H
 #define RUNTIME_ACTION_H
@@ -17,41 +16,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "runtime/cpython/reader.h"
+#include "runtime/slots.h"
 #include "shm/segment.h"
 
-enum {
-    SLOTS = 1024, /* threads that can be inside profiled actions at once */
-    NO_SLOT = -1,
-};
-
-/** What a slot says of its thread: of the action that took the slot, the outermost one. */
-struct slot_facts {
-    uint64_t begin_ns;
-    uint64_t begin_cpu_ns;
-    struct reader_thread thread;
-};
-_Static_assert(sizeof(struct slot_facts) % 8 == 0, "whole words");
-
-/**
- * The table of slots, each of them a thread inside a profiled action. Written with the GIL held: the facts
- * first, then `serial` with release. The sampler loads `serial` with acquire and reads the facts; if `serial`
- * is the same afterwards, they belong to it. A serial is never used twice, and where the sampler may take a
- * slot back at the same time (slot_reclaim), `serial` changes by compare-and-swap. At each tick it goes
- * through all serials, which therefore stand together.
- */
-struct slots {
-    _Atomic uint32_t armed; /* slots in use */
-    _Atomic uint32_t top;   /* slots at and above it are free */
-    /* What the threads of all actions that have ended here have run, and have been ready without a core. */
+/** What the threads of all actions that have ended here have run, and have been ready without a core. */
+struct thread_times {
     _Atomic uint64_t ran_ns, delayed_ns;
-    _Atomic uint64_t serial[SLOTS]; /* innermost profiled action of the thread; 0: free */
-    struct slot {
-        uint64_t owner; /* GIL holders: the action that took the slot and gives it back */
-        _Atomic uint64_t facts[sizeof(struct slot_facts) / 8];
-    } slot[SLOTS];
 };
-extern struct slots slots;
+extern struct thread_times thread_times;
 
 struct action {
     uint64_t begin_ns;
@@ -63,8 +35,9 @@ struct action {
     uint32_t path_hash;
     uint32_t probability;
     int32_t tid;
-    int16_t slot;
-    bool owns_slot;
+    uint32_t turn; /* roots begun and ended on its thread by then: others since mean that they take turns */
+    struct slot_use use;
+    bool in_task;
     bool open;
     bool is_root;
     bool has_delay;
@@ -103,11 +76,8 @@ size_t action_text_most(void);
 /** True if the handle is open and was begun in this very process. */
 bool action_is_live(const struct action *action);
 
-/** Sampler thread: the action that slot `i` shows and its facts; 0 if it is free or just changes. */
-uint64_t slot_read(uint32_t i, struct slot_facts *facts);
-
-/** Sampler thread: give back slot `i`, whose thread has died inside the action `serial`. */
-void slot_reclaim(uint32_t i, uint64_t serial);
+/** It was made the current one of the calling thread's context: tell the sampler. */
+void action_is_current(struct action *action);
 
 /** A fresh segment: forget type rows. */
 void actions_begin_segment(struct segment *segment);

@@ -10,6 +10,7 @@
 
 #include "runtime/action.h"
 #include "runtime/draw.h"
+#include "runtime/owner.h"
 #include "runtime/stacks.h"
 #include "runtime/worker.h"
 #include "shm/fault.h"
@@ -37,9 +38,10 @@ struct view {
     uint64_t sampled_ns;  /* when it was sampled last; 0: never */
     uint64_t read_ns;     /* when its stack was read last, and its CPU clock right before, */
     uint64_t read_cpu_ns; /*   which was the same at each sample since */
-    uint32_t stack;
-    uint32_t state;
-    uint32_t flags;
+    uint64_t serial;      /* of the action that it was in then; 0: none */
+    uint32_t stack;       /* not for a thread outside actions where those are not sampled */
+    uint16_t state;
+    uint16_t flags;
 };
 _Static_assert(sizeof(struct view) <= 64, "a cache line");
 
@@ -51,10 +53,17 @@ struct past {
 
 /* A thread that is looked at in this tick. */
 struct subject {
-    uint64_t serial; /* 0: it is outside any action */
+    uint64_t version; /* of its slot, 0: it has none */
     uint64_t now_ns, cpu_ns;
     struct view *view;
     uint32_t index; /* of its slot, or in the list of all threads */
+};
+
+/* Whose a sample is, and what follows from that. */
+struct part {
+    uint64_t serial;   /* 0: nobody's */
+    uint64_t begin_ns; /* when the action came to the thread: no earlier interval is its */
+    bool alone;        /* nothing else has run on the thread since */
 };
 
 /* What a tick uses whenever there is one thread lies in the first page and in that thread's own. */
@@ -63,6 +72,8 @@ static struct workspace {
     uint32_t ticks, list_at;
     uint32_t listed;
     uint16_t segment;
+    bool outside;                /* of this tick: threads are sampled outside actions as well */
+    bool carried;                /* of this tick: other threads than those of slots may be in actions */
     uint64_t interval_ns, spans; /* of this tick: it stands for so many intervals */
     uint64_t ran_ns, delayed_ns; /* what counts of core_share begins there */
     struct subject unread[SAMPLE_LOOKS];
@@ -120,12 +131,13 @@ static uint32_t state_without_gil(const struct subject *subject, const struct re
     }
 }
 
-static void put_sample(const struct subject *subject, uint64_t wall_ns, uint64_t cpu_ns, uint32_t flags)
+static void put_sample(const struct subject *subject, uint64_t serial, uint64_t wall_ns, uint64_t cpu_ns,
+                       uint32_t flags)
 {
     struct record_sample record = {
         .header = {.size = sizeof record, .kind = RECORD_SAMPLE, .flags = (uint16_t)flags},
         .time_ns = subject->now_ns,
-        .action_serial = subject->serial,
+        .action_serial = serial,
         .stack = subject->view->stack,
         .state = subject->view->state,
         .wall_ns = wall_ns,
@@ -146,22 +158,28 @@ static uint64_t spans_of(const struct subject *subject, uint64_t begin_ns)
 }
 
 /* It ran nothing since before its last stack was read, so that stack is exact, and so is what it did then. */
-static void repeat(const struct subject *subject, uint64_t wall_ns)
+static void repeat(const struct subject *subject, const struct slot_facts *facts, uint64_t wall_ns)
 {
     struct view *view = subject->view;
+    uint64_t serial = view->serial;
+    if (serial != 0 && facts != NULL && !facts->shared)
+        serial = facts->serial; /* another thread may have ended the action for it */
     if (view->guessed && subject->now_ns - view->read_ns > STILL_NS) {
         view->state = STATE_BLOCKED;
         view->guessed = false;
     }
     view->sampled_ns = subject->now_ns;
-    put_sample(subject, wall_ns, 0, view->flags | SAMPLE_REPEAT);
+    if (serial != 0 || work->outside)
+        put_sample(subject, serial, wall_ns * spans_of(subject, facts != NULL ? facts->begin_ns : 0), 0,
+                   view->flags | SAMPLE_REPEAT);
 }
 
 enum look { LOOK_REPEATED, LOOK_UNREAD, LOOK_GONE };
 
-/* Look at a thread; where its last sample holds, that is put again. */
-static enum look look_at(struct subject *subject, const struct reader_thread *thread, uint64_t begin_ns,
-                         uint64_t wall_ns)
+/* Look at a thread, which has a slot that says `facts`, or none (NULL); where its last sample holds, that is
+ * put again. */
+static enum look look_at(struct subject *subject, const struct reader_thread *thread,
+                         const struct slot_facts *facts, uint64_t wall_ns)
 {
     subject->now_ns = clock_monotonic_ns();
     subject->cpu_ns = clock_read_ns(clock_of_thread(thread->tid));
@@ -169,17 +187,19 @@ static enum look look_at(struct subject *subject, const struct reader_thread *th
         return syscall(SYS_tgkill, getpid(), thread->tid, 0) == 0 || errno != ESRCH ? LOOK_REPEATED
                                                                                     : LOOK_GONE;
     struct view *view = subject->view = find_view(thread);
-    if (!view->valid || view->segment != work->segment || subject->cpu_ns != view->read_cpu_ns)
+    bool told = view->stack != 0 || (view->serial == 0 && !work->outside);
+    if (!view->valid || !told || view->segment != work->segment || subject->cpu_ns != view->read_cpu_ns)
         return LOOK_UNREAD;
-    repeat(subject, wall_ns * spans_of(subject, begin_ns));
+    repeat(subject, facts, wall_ns);
     return LOOK_REPEATED;
 }
 
 /* Of the time in which threads of this process could run, the part in which they had a core, of late. */
 static double core_share(void)
 {
-    uint64_t ran = atomic_load_explicit(&slots.ran_ns, memory_order_relaxed) - work->ran_ns;
-    uint64_t delayed = atomic_load_explicit(&slots.delayed_ns, memory_order_relaxed) - work->delayed_ns;
+    uint64_t ran = atomic_load_explicit(&thread_times.ran_ns, memory_order_relaxed) - work->ran_ns;
+    uint64_t delayed =
+        atomic_load_explicit(&thread_times.delayed_ns, memory_order_relaxed) - work->delayed_ns;
     if (ran + delayed > CORE_SHARE_NS) {
         work->ran_ns += ran / 2;
         work->delayed_ns += delayed / 2;
@@ -191,13 +211,13 @@ static double core_share(void)
  * The CPU time that a sample stands for: the thread's share of CPU since its previous sample. The first one
  * in an action has none before it, and what the thread did before it in the action must not stand for the
  * rest: short actions that compute first and wait then would have nearly twice their CPU time. There what it
- * does now decides.
+ * does now decides; and so it does where others took turns with the action on the thread.
  */
-static uint64_t cpu_share(const struct subject *subject, uint64_t begin_ns, uint64_t since_ns,
+static uint64_t cpu_share(const struct subject *subject, const struct part *part, uint64_t since_ns,
                           uint64_t since_cpu_ns, uint64_t wall_ns)
 {
     const uint32_t state = subject->view->state;
-    if (since_ns < begin_ns)
+    if (!part->alone || since_ns < part->begin_ns)
         return state == STATE_CPU || state == STATE_NATIVE ? (uint64_t)((double)wall_ns * core_share()) : 0;
     if (since_ns == 0 || subject->now_ns <= since_ns || subject->cpu_ns <= since_cpu_ns)
         return 0;
@@ -205,8 +225,66 @@ static uint64_t cpu_share(const struct subject *subject, uint64_t begin_ns, uint
                       (double)(subject->now_ns - since_ns));
 }
 
-static void read_stack(const struct subject *subject, const struct slot_facts *facts,
-                       const struct rates *rates, uint64_t wall_ns)
+/*
+ * Whose the stack is that was just read. `facts` is what the thread's slot said before, NULL if it has none.
+ * False: that is not known.
+ */
+static bool find_part(const struct subject *subject, const struct reader_thread *thread,
+                      const struct slot_facts *facts, const struct reader_facts *read, struct part *part)
+{
+    struct owner owner = {0};
+    bool known = read->in_context && owner_find(&work->copy, thread->interpreter, read->context, &owner);
+    *part = (struct part){.serial = owner.serial, .begin_ns = owner.begin_ns};
+    if (facts == NULL) {
+        part->alone = owner.serial == 0;
+        return known;
+    }
+    if (!facts->shared) {
+        part->alone = true;
+        part->begin_ns = facts->begin_ns;
+    }
+    /* Where a hook has run since, the context tells of a later moment than the stack. */
+    bool hinted = facts->serial != 0 && (read->in_context ? facts->context == read->context : !facts->shared);
+    if (hinted && (!known || slot_version(subject->index) != subject->version)) {
+        part->serial = facts->serial;
+        known = true;
+    }
+    return known;
+}
+
+/* The state that goes with the stack that was just read. */
+static void find_state(const struct subject *subject, const struct reader_thread *thread,
+                       const struct reader_facts *read)
+{
+    struct view *view = subject->view;
+    if (read->holds_gil) {
+        view->state = STATE_CPU;
+        view->guessed = false;
+    } else {
+        view->state = (uint16_t)state_without_gil(subject, thread, read->gil_is_held);
+    }
+}
+
+static void name_stack(struct view *view, struct past *past, const struct stack *stack,
+                       const struct rates *rates)
+{
+    struct worker_page *page = worker.segment.worker;
+    bool overflow = false;
+    view->stack = stacks_intern(&worker.segment, stack, rates->granularity, &past->memory, &overflow);
+    if (stack->flags & STACK_TRUNCATED)
+        view->flags |= SAMPLE_TRUNCATED;
+    if (stack->flags & STACK_TORN) {
+        view->flags |= SAMPLE_TORN;
+        counter_add(&page->torn, 1);
+    }
+    if (overflow) {
+        counter_add(&page->overflow, 1);
+        atomic_store_explicit(&worker.want_fresh_segment, true, memory_order_relaxed);
+    }
+}
+
+static void read_stack(const struct subject *subject, const struct reader_thread *thread,
+                       const struct slot_facts *facts, const struct rates *rates, uint64_t wall_ns)
 {
     struct worker_page *page = worker.segment.worker;
     struct view *view = subject->view;
@@ -217,34 +295,26 @@ static void read_stack(const struct subject *subject, const struct slot_facts *f
     view->segment = work->segment;
     view->stack = view->flags = 0;
 
-    struct reader_facts gil = {0};
+    struct part part;
+    struct reader_facts read = {0};
     struct stack *stack = &work->stack;
-    view->valid = reader_read(&work->copy, &facts->thread, &past->prediction, stack, &gil);
+    const bool readable = reader_read(&work->copy, thread, &past->prediction, stack, &read);
     if (stack->retries != 0)
         counter_add(&page->retries, stack->retries);
-    if (view->valid) {
-        bool overflow = false;
-        view->stack = stacks_intern(&worker.segment, stack, rates->granularity, &past->memory, &overflow);
-        view->flags = (stack->flags & STACK_TORN ? SAMPLE_TORN : 0) |
-                      (stack->flags & STACK_TRUNCATED ? SAMPLE_TRUNCATED : 0);
-        if (stack->flags & STACK_TORN) {
-            counter_add(&page->torn, 1);
-            view->valid = false;
-        }
-        if (overflow) {
-            counter_add(&page->overflow, 1);
-            atomic_store_explicit(&worker.want_fresh_segment, true, memory_order_relaxed);
-        }
-    } else {
+    const bool known = find_part(subject, thread, facts, &read, &part);
+    view->serial = part.serial;
+    view->valid = readable && known && !(stack->flags & STACK_TORN);
+    if (!known)
         counter_add(&page->unreadable, 1);
-    }
-    if (gil.holds_gil) {
-        view->state = STATE_CPU;
-        view->guessed = false;
-    } else {
-        view->state = state_without_gil(subject, &facts->thread, gil.gil_is_held);
-    }
-    put_sample(subject, wall_ns, cpu_share(subject, facts->begin_ns, before_ns, before_cpu_ns, wall_ns),
+    if (!known || (part.serial == 0 && !work->outside))
+        return;
+    if (readable)
+        name_stack(view, past, stack, rates);
+    else
+        counter_add(&page->unreadable, 1);
+    find_state(subject, thread, &read);
+    wall_ns *= spans_of(subject, part.begin_ns);
+    put_sample(subject, part.serial, wall_ns, cpu_share(subject, &part, before_ns, before_cpu_ns, wall_ns),
                view->flags);
 }
 
@@ -254,13 +324,15 @@ static void read_stacks(uint32_t unread, const struct rates *rates, uint64_t wal
     struct draw draw = draw_begin(unread, SAMPLE_READS, random);
     wall_ns = draw_weight(unread, SAMPLE_READS, wall_ns);
     for (uint32_t i; draw_next(&draw, &i);) {
-        const struct subject *subject = &work->unread[i];
-        struct slot_facts facts = {0};
-        if (subject->serial == 0)
-            facts.thread = work->list[subject->index];
-        else if (slot_read(subject->index, &facts) != subject->serial)
-            continue; /* it has just ended */
-        read_stack(subject, &facts, rates, wall_ns);
+        struct subject *subject = &work->unread[i];
+        struct slot_facts facts;
+        if (subject->version == 0) {
+            read_stack(subject, &work->list[subject->index], NULL, rates, wall_ns);
+            continue;
+        }
+        subject->version = slot_read(subject->index, &facts);
+        if (subject->version != 0 && facts.thread.tid == subject->view->tid)
+            read_stack(subject, &facts.thread, &facts, rates, wall_ns);
     }
 }
 
@@ -268,7 +340,7 @@ static void read_stacks(uint32_t unread, const struct rates *rates, uint64_t wal
 
 static bool is_occupied(uint32_t slot)
 {
-    return atomic_load_explicit(&slots.serial[slot], memory_order_relaxed) != 0;
+    return slot_version(slot) != 0;
 }
 
 static void sample_slots(const struct rates *rates, uint64_t random)
@@ -288,12 +360,13 @@ static void sample_slots(const struct rates *rates, uint64_t random)
         struct subject *subject = &work->unread[unread];
         struct slot_facts facts;
         subject->index = slot;
-        subject->serial = slot_read(slot, &facts);
-        if (subject->serial == 0)
+        subject->version = slot_read(slot, &facts);
+        if (subject->version == 0)
             continue;
-        switch (look_at(subject, &facts.thread, facts.begin_ns, wall_ns)) {
+        work->carried |= facts.entered != 0;
+        switch (look_at(subject, &facts.thread, &facts, wall_ns)) {
         case LOOK_GONE:
-            slot_reclaim(slot, subject->serial);
+            slot_reclaim(slot, subject->version);
             break;
         case LOOK_UNREAD:
             unread++;
@@ -343,9 +416,9 @@ static void sample_others(const struct rates *rates, uint64_t random)
         struct subject *subject = &work->unread[unread];
         if (is_inside(work->list[i].tid))
             continue;
-        subject->serial = 0;
+        subject->version = 0;
         subject->index = i;
-        if (look_at(subject, &work->list[i], 0, wall_ns) == LOOK_UNREAD)
+        if (look_at(subject, &work->list[i], NULL, wall_ns) == LOOK_UNREAD)
             unread++;
     }
     read_stacks(unread, rates, wall_ns, scramble(random));
@@ -355,10 +428,12 @@ void sample_tick(const struct rates *rates, bool others, uint64_t spans, uint64_
 {
     work->interval_ns = rates->interval_ns;
     work->spans = spans;
+    work->outside = others;
+    work->carried = false;
     counter_add(&worker.segment.worker->ticks, 1);
     work->ticks++;
     sample_slots(rates, random);
-    if (others)
+    if (others || work->carried)
         sample_others(rates, scramble(scramble(random)));
     if (work->ticks % SWEEP_EVERY == 0) {
         codes_sweep();

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <string.h>
 
+#include "runtime/cpython/context.h"
 #include "runtime/cpython/layout.h"
 #include "runtime/cpython/reader_start.h"
 #include "shm/fault.h"
@@ -275,6 +276,8 @@ static int check_threads(void)
         error = check_self(test);
     if (error == 0)
         error = check_other_thread(test);
+    if (error == 0)
+        error = context_check(&test->copy);
     copy_close(&test->copy);
     PyMem_RawFree(test);
     return error;

@@ -118,7 +118,7 @@ static bool remember(struct reader_prediction *p, bool *keep, int *back, uintptr
 enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const struct reader_thread *thread,
                            struct reader_prediction *p)
 {
-    struct iovec pieces[READER_OFF_CHUNK + 1 + READER_OFF_CHUNK];
+    struct iovec pieces[READER_OFF_CHUNK + 2 + READER_OFF_CHUNK];
     const uint8_t *at = copy->bytes;
     int count = 0;
     snapshot->thread = thread;
@@ -143,6 +143,9 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
             snapshot->before[i] = copy->bytes + (before - 1 - i) * LINKS_BYTES;
         at += FRAME_HEAD;
     }
+    const uint8_t *context_behind = at;
+    pieces[count++] =
+        (struct iovec){(void *)(thread->tstate + offsetof(PyThreadState, context)), sizeof(uintptr_t)};
     ssize_t got = copy_gather(copy, pieces, count);
     if (got < 0) {
         copy_close(copy);
@@ -161,7 +164,11 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
     if (TSTATE_WORD(tstate, id) != thread->tstate_id ||
         TSTATE_WORD(tstate, TSTATE_NATIVE_ID) != thread->tstate_native_id)
         return GONE;
+    if (got < context_behind - copy->bytes + (ssize_t)sizeof(uintptr_t))
+        return GONE;
     snapshot->leaf = TSTATE_WORD(tstate, frame);
+    snapshot->context = TSTATE_WORD(tstate, context);
+    snapshot->context_moved = word_at(context_behind) != snapshot->context;
     memcpy(&snapshot->depth, tstate + offsetof(PyThreadState, recursion_depth) - TSTATE_FIRST, sizeof(int));
     int tracing;
     memcpy(&tracing, tstate + offsetof(PyThreadState, tracing) - TSTATE_FIRST, sizeof tracing);

@@ -147,8 +147,10 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
     uint64_t deaths = 0, deaths_kept = 0;
     uintptr_t gap = 0; /* of the snapshot before */
     struct stack kept; /* the first that was doubtful */
+    struct reader_facts facts_kept = {0};
     kept.count = 0;
-    for (int invalid = 0, gathers = 0, interrupted = 0; invalid <= RETRIES && gathers < GATHERS; gathers++) {
+    for (int invalid = 0, gathers = 0, interrupted = 0, moved = 0; invalid <= RETRIES && gathers < GATHERS;
+         gathers++) {
         out->retries = (uint32_t)gathers;
         deaths = codes_begin();
         bool locked = gil != NULL && gil_is_locked(gil);
@@ -168,6 +170,14 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
             interrupted++;
             continue;
         }
+        /* It went from one task to another, and what was read may be of both. The moments right before a
+         * change are lost so, on its either side alike. */
+        if (snapshot.context_moved && moved < RETRIES) {
+            moved++;
+            continue;
+        }
+        facts->in_context = !snapshot.context_moved;
+        facts->context = snapshot.context;
         if (snapshot.leaf == 0)
             return false;
         uintptr_t missing;
@@ -199,6 +209,7 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
             if (kept.count == 0) {
                 keep(&kept, out);
                 deaths_kept = deaths;
+                facts_kept = *facts;
             }
         }
         if (walked != WALK_VALID)
@@ -208,6 +219,7 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
     if (kept.count != 0 && !any_died(&kept, deaths_kept)) {
         kept.retries = out->retries;
         keep(out, &kept);
+        *facts = facts_kept;
         return true;
     }
     out->count = 0;

@@ -80,8 +80,10 @@ struct stack {
 
 /** What else the gather tells. */
 struct reader_facts {
-    bool holds_gil;   /* this thread held the GIL */
-    bool gil_is_held; /* somebody held it */
+    bool holds_gil;    /* this thread held the GIL */
+    bool gil_is_held;  /* somebody held it */
+    bool in_context;   /* the whole stack was read in the context below; else it is not known in which */
+    uintptr_t context; /* for context_find; 0: the thread had none */
 };
 
 /**

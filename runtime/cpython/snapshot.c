@@ -21,7 +21,7 @@ struct plan {
     int count;
     uint32_t bytes;
     const uint8_t *next;
-    struct iovec pieces[2 + READER_CFRAMES + READER_CHUNKS + READER_OFF_CHUNK + 1];
+    struct iovec pieces[4 + READER_CFRAMES + READER_CHUNKS + READER_OFF_CHUNK + 1];
 };
 
 static const uint8_t *name(struct plan *plan, uintptr_t address, uint32_t bytes)
@@ -191,6 +191,8 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
     snapshot->met_last = 0;
 
     struct plan plan = {.next = copy->bytes};
+    const uintptr_t context_at = thread->tstate + offsetof(PyThreadState, context);
+    const uint8_t *context = name(&plan, context_at, sizeof(uintptr_t));
 #if LEAF_THROUGH_CFRAME
     const uint8_t *top =
         name(&plan, thread->tstate + offsetof(PyThreadState, datastack_top), sizeof(uintptr_t));
@@ -201,6 +203,7 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
     const uint8_t *leaf =
         name(&plan, thread->tstate + offsetof(PyThreadState, current_frame), sizeof(uintptr_t));
 #endif
+    const uint8_t *context_behind = name(&plan, context_at, sizeof(uintptr_t));
     const uint32_t rest = READER_OFF_CHUNK * (FRAME_PREFIX + FRAME_HEAD) + TSTATE_BYTES;
     name_frames(snapshot, &plan, 0, EARLY_FRAMES);
     for (int k = p->chunks - 1; k >= 0; k--) {
@@ -222,6 +225,9 @@ enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const s
     if (!is_thread(thread, snapshot->tstate))
         return GONE;
     snapshot->whole = true;
+    snapshot->context = word_at(context);
+    snapshot->context_moved = word_at(context_behind) != snapshot->context ||
+                              TSTATE_WORD(snapshot->tstate, context) != snapshot->context;
 #if LEAF_THROUGH_CFRAME
     snapshot->top = word_at(top);
 #endif

@@ -10,6 +10,9 @@
  * left the data stack stay readable there until others are pushed; what has left the C stack (shims, 3.12+)
  * is overwritten at once, so these go before it: behind it, calls from C of a microsecond would be found
  * broken, and be missing from profiles.
+ *
+ * The context that the thread is in is copied three times: first of all, right behind what points to the
+ * leaf, and with the thread state at the end. Where they are one, the stack is that context's.
  */
 #ifndef RUNTIME_CPYTHON_SNAPSHOT_H
 #define RUNTIME_CPYTHON_SNAPSHOT_H
@@ -37,10 +40,12 @@ struct snapshot {
     struct reader_prediction *prediction;
     bool whole; /* all that was asked for came */
     uintptr_t leaf;
-    uintptr_t gap; /* always 0 */
-    bool doubtful; /* always false */
-    bool tracing;  /* a trace function runs: it may be called by frames that have not begun or have ended */
-    int depth;     /* calls of the interpreter that have not returned; no stack has more frames */
+    uintptr_t context;  /* that the thread was in; 0: none */
+    bool context_moved; /* it came into another one meanwhile */
+    uintptr_t gap;      /* always 0 */
+    bool doubtful;      /* always false */
+    bool tracing; /* a trace function runs: it may be called by frames that have not begun or have ended */
+    int depth;    /* calls of the interpreter that have not returned; no stack has more frames */
     int frames;
     bool used[READER_OFF_CHUNK]; /* frame[i] was part of the walk */
     uintptr_t frame_at[READER_OFF_CHUNK];
@@ -61,6 +66,8 @@ struct snapshot {
     bool cut;   /* there are older chunks than chunk_at[0] */
     int chunks, frames;
     uintptr_t leaf;                      /* 0: the thread runs no Python code */
+    uintptr_t context;                   /* that the thread was in; 0: none */
+    bool context_moved;                  /* it came into another one meanwhile */
     uintptr_t top;                       /* of the data stack: the mark, where that is not the leaf */
     uintptr_t data_end;                  /* where the walk's frames on the data stack end; 0: it has none */
     uintptr_t gap;                       /* the frame above dying ones that a walk met; 0: none */

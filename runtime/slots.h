@@ -1,0 +1,84 @@
+/*
+ * Slots: the threads on which profiled actions are open, for the sampler to look at.
+ *
+ * A thread has one slot, however many actions are open on it: nested ones, or those of the tasks and
+ * greenlets that take turns on it. Which of them it is in now is for the sampler to find out, from the
+ * context that the thread is in (owner.h); what a slot says of that is a hint: in which context a hook of
+ * ours last ran on the thread, and which action was the innermost one there then.
+ *
+ * Written with the GIL held, read by the sampler. Facts lie between two changes of `version`, which is odd
+ * while they change, 0 where the slot is free, and never has the same value twice. The sampler may take a
+ * slot back whose thread has died (slot_reclaim); so every change begins with a compare-and-swap. At each
+ * tick the sampler goes through all versions, which therefore stand together.
+ */
+#ifndef RUNTIME_SLOTS_H
+#define RUNTIME_SLOTS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runtime/cpython/reader.h"
+
+enum {
+    SLOTS = 1024, /* threads that can be inside profiled actions at once */
+    NO_SLOT = -1,
+};
+
+struct slot_facts {
+    struct reader_thread thread;
+    uint64_t begin_ns; /* of the action that took the slot, the outermost one where they are nested */
+    uint64_t context;  /* the hint: in this context … */
+    uint64_t serial;   /* … this profiled action was the innermost one; 0: none was, or it is not known */
+    uint32_t shared;   /* actions take turns on the thread: its CPU clock is not that of one of them */
+    uint32_t entered; /* the context was entered, as those of tasks are; it can be on other threads as well */
+};
+_Static_assert(sizeof(struct slot_facts) % 8 == 0, "whole words");
+
+struct slots {
+    _Atomic uint32_t armed; /* slots in use */
+    _Atomic uint32_t top;   /* slots at and above it are free */
+    _Atomic uint64_t version[SLOTS];
+    struct slot {
+        uint64_t ticket; /* GIL holders: of who took the slot; a later one has another */
+        uint32_t users;  /* GIL holders: actions that keep it */
+        _Atomic uint64_t facts[sizeof(struct slot_facts) / 8];
+    } slot[SLOTS];
+};
+extern struct slots slots;
+
+/** An action's share in a slot. */
+struct slot_use {
+    uint64_t ticket;
+    int16_t slot; /* NO_SLOT: none */
+    bool keeps;   /* the slot stays in use until this is given back */
+};
+#define SLOT_UNUSED ((struct slot_use){.slot = NO_SLOT})
+
+/**
+ * The calling thread, whose native id is `tid`, comes into a profiled action at `begin_ns`. `outer` is the
+ * share of the action around it or NULL: on the same thread it keeps the slot for both. False: there is no
+ * slot free.
+ */
+bool slot_enter(struct slot_use *use, int32_t tid, uint64_t begin_ns, const struct slot_use *outer);
+
+/** In the calling thread's current context the action `serial` is the innermost one now. */
+void slot_hint(const struct slot_use *use, uint64_t serial, bool takes_turns);
+
+/** Give the share back, on any thread. The hint goes from `serial` to `outer` (0: none). */
+void slot_leave(struct slot_use *use, uint64_t serial, uint64_t outer);
+
+/** Sampler thread: what slot `i` says, and its version; 0 if it is free or just changes. */
+uint64_t slot_read(uint32_t i, struct slot_facts *facts);
+
+static inline uint64_t slot_version(uint32_t i)
+{
+    return atomic_load_explicit(&slots.version[i], memory_order_relaxed);
+}
+
+/** Sampler thread: give back slot `i`, whose thread has died; `version` is as it was read. */
+void slot_reclaim(uint32_t i, uint64_t version);
+
+void slots_after_fork(void);
+
+#endif
