@@ -362,6 +362,13 @@ PyObject *action_text_most_method(PyObject *module, PyObject *unused)
     return PyLong_FromSize_t(action_text_most());
 }
 
+void action_make_current(struct module_state *state, PyObject *action)
+{
+    set_current(state, action);
+    action_is_current(Py_TYPE(action) == state->action_type ? &((struct action_object *)action)->action
+                                                            : NULL);
+}
+
 PyObject *action_set_current_method(PyObject *module, PyObject *value)
 {
     struct module_state *state = PyModule_GetState(module);
@@ -371,7 +378,7 @@ PyObject *action_set_current_method(PyObject *module, PyObject *value)
                             Py_TYPE(value)->tp_name);
     if (PyContextVar_Get(state->current, NULL, &former) != 0)
         return NULL;
-    set_current(state, value);
+    action_make_current(state, value);
     return former != NULL ? former : Py_NewRef(Py_None);
 }
 

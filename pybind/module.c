@@ -213,13 +213,14 @@ static PyObject *status(PyObject *module, PyObject *unused)
         snprintf(uuid + 2 * i, 3, "%02x", worker.segment.header->uuid[i]);
     uint64_t lost = word(&page->lanes[0].lost_records) + word(&page->lanes[1].lost_records);
     return Py_BuildValue(
-        "{sOsOsssssKsNsKsKsKsKsKsKsdsd}", "attached", Py_True, "enabled", worker.enabled ? Py_True : Py_False,
-        "reason", worker.reason, "segment", uuid, "admitted", (unsigned long long)word(&page->admitted),
-        "denied", denied, "ticks", (unsigned long long)word(&page->ticks), "samples",
-        (unsigned long long)word(&page->samples), "torn", (unsigned long long)word(&page->torn), "unreadable",
-        (unsigned long long)word(&page->unreadable), "dropped", (unsigned long long)lost, "hooks",
-        (unsigned long long)worker.meter.hooks, "sampler_cpu", (double)word(&page->sampler_cpu_ns) / 1e9,
-        "hook_cpu", (double)worker.meter.cost_ns / 1e9);
+        "{sOsOsssssKsNsKsKsKsKsKsKsKsdsd}", "attached", Py_True, "enabled",
+        worker.enabled ? Py_True : Py_False, "reason", worker.reason, "segment", uuid, "admitted",
+        (unsigned long long)word(&page->admitted), "denied", denied, "ticks",
+        (unsigned long long)word(&page->ticks), "samples", (unsigned long long)word(&page->samples), "torn",
+        (unsigned long long)word(&page->torn), "unreadable", (unsigned long long)word(&page->unreadable),
+        "unattributed", (unsigned long long)word(&page->unattributed), "dropped", (unsigned long long)lost,
+        "hooks", (unsigned long long)worker.meter.hooks, "sampler_cpu",
+        (double)word(&page->sampler_cpu_ns) / 1e9, "hook_cpu", (double)worker.meter.cost_ns / 1e9);
 }
 
 static PyObject *current_task_uuid(PyObject *module, PyObject *unused)
@@ -302,6 +303,16 @@ static PyMethodDef functions[] = {
      "`app`.\n\nThe action type is "
      "`name`, else the framework's route template, else the normalised path. Wrapping twice is the same\nas "
      "once."},
+    {"carry", carry, METH_O,
+     "carry($module, function, /)\n--\n\nThe function, to be called on any thread as a part of the current "
+     "action; itself if there is none."},
+    {"carried_context", carried_context, METH_NOARGS,
+     "carried_context($module, /)\n--\n\nA fresh context in which nothing but the current action is set; "
+     "None "
+     "if there is none."},
+    {"asgi_begin", (PyCFunction)(void (*)(void))asgi_begin, METH_FASTCALL,
+     "asgi_begin($module, scope, send, name, /)\n--\n\nBegin the action of an ASGI request and return the "
+     "send for the application; None if it\nis to run without an action."},
     {"set_template", set_template, METH_O,
      "set_template($module, callable, /)\n--\n\ncallable(environ) -> str | None names a request's route when "
      "it has "
@@ -348,7 +359,10 @@ static int execute(PyObject *module)
     state->current = PyContextVar_New("profilomatic.action", Py_None);
     if (state->current == NULL)
         return -1;
-    return action_add_type(module, state) != 0 || wsgi_add_types(module, state) != 0 ? -1 : 0;
+    return action_add_type(module, state) != 0 || wsgi_add_types(module, state) != 0 ||
+                   asgi_add_type(module, state) != 0 || carry_add_type(module, state) != 0
+               ? -1
+               : 0;
 }
 
 static int traverse(PyObject *module, visitproc visit, void *arg)
@@ -360,6 +374,8 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->body_type);
     Py_VISIT(state->sized_body_type);
     Py_VISIT(state->closer_type);
+    Py_VISIT(state->asgi_request_type);
+    Py_VISIT(state->carrier_type);
     Py_VISIT(state->current);
     Py_VISIT(state->template);
     Py_VISIT(state->pump);
@@ -378,6 +394,8 @@ static int clear(PyObject *module)
     Py_CLEAR(state->body_type);
     Py_CLEAR(state->sized_body_type);
     Py_CLEAR(state->closer_type);
+    Py_CLEAR(state->asgi_request_type);
+    Py_CLEAR(state->carrier_type);
     Py_CLEAR(state->current);
     Py_CLEAR(state->template);
     Py_CLEAR(state->pump);

@@ -24,7 +24,14 @@
     X(bottle_route, "bottle.route")                                                                          \
     X(rule, "rule")                                                                                          \
     X(close, "close")                                                                                        \
-    X(header, "X-Task-UUID")
+    X(header, "X-Task-UUID")                                                                                 \
+    X(type, "type")                                                                                          \
+    X(path, "path")                                                                                          \
+    X(root_path, "root_path")                                                                                \
+    X(headers, "headers")                                                                                    \
+    X(status, "status")                                                                                      \
+    X(route, "route")                                                                                        \
+    X(endpoint, "endpoint")
 
 struct module_state {
     PyTypeObject *action_type;
@@ -33,6 +40,8 @@ struct module_state {
     PyTypeObject *body_type;
     PyTypeObject *sized_body_type;
     PyTypeObject *closer_type;
+    PyTypeObject *asgi_request_type;
+    PyTypeObject *carrier_type;
     PyObject *current;   /* ContextVar: the action that this context is in, or None */
     PyObject *template;  /* callable(environ) -> str | None, or NULL */
     PyObject *pump;      /* callable(), or NULL */
@@ -94,6 +103,18 @@ void hook_failed(PyObject *where);
 
 int action_add_type(PyObject *module, struct module_state *state);
 int wsgi_add_types(PyObject *module, struct module_state *state);
+int asgi_add_type(PyObject *module, struct module_state *state);
+int carry_add_type(PyObject *module, struct module_state *state);
+
+/** Make an action object, or None, the current one of this context. Never raises. */
+void action_make_current(struct module_state *state, PyObject *action);
+
+/** carry(function) and carried_context(). */
+PyObject *carry(PyObject *module, PyObject *function);
+PyObject *carried_context(PyObject *module, PyObject *unused);
+
+/** asgi_begin(scope, send, name). */
+PyObject *asgi_begin(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 /** wrap(app, name=None). */
 PyObject *wsgi_wrap(PyObject *module, PyObject *args, PyObject *kwargs);

@@ -176,10 +176,11 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
 
 void action_is_current(struct action *action)
 {
-    if (action->serial == 0)
-        return;
-    context_here(&action->in_task);
-    slot_hint(&action->use, action->serial, takes_turns);
+    const uint64_t serial = action != NULL ? action->serial : 0;
+    if (serial != 0 && !action->in_task)
+        context_here(&action->in_task);
+    if (serial != 0 || atomic_load_explicit(&slots.armed, memory_order_relaxed) != 0)
+        slot_hint(serial, takes_turns);
 }
 
 bool action_is_live(const struct action *action)

@@ -76,7 +76,7 @@ size_t action_text_most(void);
 /** True if the handle is open and was begun in this very process. */
 bool action_is_live(const struct action *action);
 
-/** It was made the current one of the calling thread's context: tell the sampler. */
+/** Tell the sampler that `action` (NULL: none) is the current one of the calling thread's context now. */
 void action_is_current(struct action *action);
 
 /** A fresh segment: forget type rows. */

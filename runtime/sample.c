@@ -73,9 +73,10 @@ static struct workspace {
     uint32_t listed;
     uint16_t segment;
     bool outside;                /* of this tick: threads are sampled outside actions as well */
-    bool carried;                /* of this tick: other threads than those of slots may be in actions */
     uint64_t interval_ns, spans; /* of this tick: it stands for so many intervals */
     uint64_t ran_ns, delayed_ns; /* what counts of core_share begins there */
+    struct owner owner;          /* of the stack that is being read, if … */
+    bool owner_known;
     struct subject unread[SAMPLE_LOOKS];
     struct stack stack;
     uint64_t inside[32]; /* which slots' threads are inside actions, by the lowest bits of their ids */
@@ -225,18 +226,26 @@ static uint64_t cpu_share(const struct subject *subject, const struct part *part
                       (double)(subject->now_ns - since_ns));
 }
 
+/* Of a gather: whose is it? At once, as a task that ends takes its context with it. */
+static void note_owner(struct copy *copy, const struct reader_thread *thread,
+                       const struct reader_facts *facts)
+{
+    work->owner = (struct owner){0};
+    work->owner_known =
+        facts->in_context && owner_find(copy, thread->interpreter, facts->context, &work->owner);
+}
+
 /*
  * Whose the stack is that was just read. `facts` is what the thread's slot said before, NULL if it has none.
  * False: that is not known.
  */
-static bool find_part(const struct subject *subject, const struct reader_thread *thread,
-                      const struct slot_facts *facts, const struct reader_facts *read, struct part *part)
+static bool find_part(const struct subject *subject, const struct slot_facts *facts,
+                      const struct reader_facts *read, struct part *part)
 {
-    struct owner owner = {0};
-    bool known = read->in_context && owner_find(&work->copy, thread->interpreter, read->context, &owner);
-    *part = (struct part){.serial = owner.serial, .begin_ns = owner.begin_ns};
+    bool known = work->owner_known;
+    *part = (struct part){.serial = work->owner.serial, .begin_ns = work->owner.begin_ns};
     if (facts == NULL) {
-        part->alone = owner.serial == 0;
+        part->alone = part->serial == 0;
         return known;
     }
     if (!facts->shared) {
@@ -298,14 +307,15 @@ static void read_stack(const struct subject *subject, const struct reader_thread
     struct part part;
     struct reader_facts read = {0};
     struct stack *stack = &work->stack;
+    work->owner_known = false;
     const bool readable = reader_read(&work->copy, thread, &past->prediction, stack, &read);
     if (stack->retries != 0)
         counter_add(&page->retries, stack->retries);
-    const bool known = find_part(subject, thread, facts, &read, &part);
+    const bool known = find_part(subject, facts, &read, &part);
     view->serial = part.serial;
     view->valid = readable && known && !(stack->flags & STACK_TORN);
     if (!known)
-        counter_add(&page->unreadable, 1);
+        counter_add(&page->unattributed, 1);
     if (!known || (part.serial == 0 && !work->outside))
         return;
     if (readable)
@@ -363,7 +373,6 @@ static void sample_slots(const struct rates *rates, uint64_t random)
         subject->version = slot_read(slot, &facts);
         if (subject->version == 0)
             continue;
-        work->carried |= facts.entered != 0;
         switch (look_at(subject, &facts.thread, &facts, wall_ns)) {
         case LOOK_GONE:
             slot_reclaim(slot, subject->version);
@@ -429,11 +438,10 @@ void sample_tick(const struct rates *rates, bool others, uint64_t spans, uint64_
     work->interval_ns = rates->interval_ns;
     work->spans = spans;
     work->outside = others;
-    work->carried = false;
     counter_add(&worker.segment.worker->ticks, 1);
     work->ticks++;
     sample_slots(rates, random);
-    if (others || work->carried)
+    if (others || atomic_load_explicit(&slots.carried, memory_order_relaxed) != 0)
         sample_others(rates, scramble(scramble(random)));
     if (work->ticks % SWEEP_EVERY == 0) {
         codes_sweep();
@@ -471,6 +479,7 @@ int sample_begin(void)
      * mistake, and nothing that it has open stays open because of us. Where the kernel refuses there is no
      * scratch. */
     bool own_table = syscall(SYS_close_range, 0u, ~0u, CLOSE_RANGE_UNSHARE) == 0;
+    reader_gathered = note_owner;
     work->copy.no_scratch = !own_table;
     int rc = copy_open(&work->copy);
     work->copy.own_table = own_table;

@@ -127,19 +127,23 @@ bool slot_enter(struct slot_use *use, int32_t tid, uint64_t begin_ns, const stru
     return true;
 }
 
-void slot_hint(const struct slot_use *use, uint64_t serial, bool takes_turns)
+void slot_hint(uint64_t serial, bool takes_turns)
 {
-    if (!is_in_use(use))
+    if (!is_in_use(&own)) {
+        if (serial != 0)
+            atomic_store_explicit(&slots.carried, 1, memory_order_relaxed);
         return;
+    }
     struct slot_facts facts;
     bool entered;
-    uint64_t version = slot_version((uint32_t)use->slot);
-    load_facts(use->slot, &facts);
+    uint64_t version = slot_version((uint32_t)own.slot);
+    load_facts(own.slot, &facts);
     facts.context = context_here(&entered);
     facts.serial = serial;
-    facts.entered |= entered;
-    facts.shared |= entered || takes_turns || slots.slot[use->slot].users > 1;
-    store_facts(use->slot, version, &facts);
+    facts.shared |= entered || takes_turns || slots.slot[own.slot].users > 1;
+    if (entered)
+        atomic_store_explicit(&slots.carried, 1, memory_order_relaxed);
+    store_facts(own.slot, version, &facts);
 }
 
 static void free_slot(int i)

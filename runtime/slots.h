@@ -36,8 +36,9 @@ struct slot_facts {
 _Static_assert(sizeof(struct slot_facts) % 8 == 0, "whole words");
 
 struct slots {
-    _Atomic uint32_t armed; /* slots in use */
-    _Atomic uint32_t top;   /* slots at and above it are free */
+    _Atomic uint32_t armed;   /* slots in use */
+    _Atomic uint32_t top;     /* slots at and above it are free */
+    _Atomic uint32_t carried; /* threads without a slot may be in profiled actions: they took them over */
     _Atomic uint64_t version[SLOTS];
     struct slot {
         uint64_t ticket; /* GIL holders: of who took the slot; a later one has another */
@@ -62,8 +63,12 @@ struct slot_use {
  */
 bool slot_enter(struct slot_use *use, int32_t tid, uint64_t begin_ns, const struct slot_use *outer);
 
-/** In the calling thread's current context the action `serial` is the innermost one now. */
-void slot_hint(const struct slot_use *use, uint64_t serial, bool takes_turns);
+/**
+ * In the calling thread's current context the action `serial` is the innermost one now; 0: none is. A thread
+ * without a slot that comes into an action so (it was begun on another one) has the sampler look at all
+ * threads from now on.
+ */
+void slot_hint(uint64_t serial, bool takes_turns);
 
 /** Give the share back, on any thread. The hint goes from `serial` to `outer` (0: none). */
 void slot_leave(struct slot_use *use, uint64_t serial, uint64_t outer);

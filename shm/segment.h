@@ -30,7 +30,7 @@
 
 #define SEGMENT_MAGIC UINT64_C(0x746e656d67734d50) /* "PMsgment" */
 #define SEGMENT_ABI_MAJOR 1u
-#define SEGMENT_ABI_MINOR 3u /* 0 had no `alive`, 1 no reasons by type, 2 no messages */
+#define SEGMENT_ABI_MINOR 4u /* 0 had no `alive`, 1 no reasons by type, 2 no messages, 3 no `unattributed` */
 #define SEGMENT_ENDIAN_TAG UINT32_C(0x01020304)
 
 enum {
@@ -98,7 +98,7 @@ struct worker_page {
     _Atomic uint64_t retries;         /* S  reads that had to be repeated */
     _Atomic uint64_t overflow;        /* S  stacks folded because the definition area or the trie was full */
     struct alive alive;               /* S */
-    uint64_t pad0;
+    _Atomic uint64_t unattributed;    /* S  reads of a stack of which it was not known whose it was */
     _Atomic uint64_t defined[SEGMENT_DEFINITIONS]; /* S, G  bytes used of each definition area */
     uint64_t pad1[14];
     struct lane_tail lanes[SEGMENT_LANES];

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Union, cast
 
-from . import wsgi
+from . import asgi, wsgi
 from ._action import Action, action, profiled
 from ._switch import _runtime, switch
 from .destinations import (
@@ -107,6 +107,7 @@ __all__ = [
     'RestDestination',
     'action',
     'add_destination',
+    'asgi',
     'configure',
     'current_task_uuid',
     'file_destination',

@@ -171,6 +171,9 @@ class Switch:
             say = tell_tree if self.wanted else tell
             say('cannot profile: %s; the application runs on without it' % error)
             return
+        from . import carry
+
+        carry.install()
         self.on = True
         self.reason = None
         if whole:

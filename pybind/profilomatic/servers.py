@@ -1,17 +1,17 @@
-"""Servers: the WSGI application is wrapped where its server takes it, without a change to the application."""
+"""Servers: the WSGI or ASGI application is wrapped where its server takes it, without a change to the application."""
 
 from __future__ import annotations
 
 from typing import Any, Callable, Dict
 
-from . import _imports, wsgi
+from . import _imports, asgi, wsgi
 from ._tell import tell
 
 
-def _wrap_attribute(holder: Any, name: str) -> None:
+def _wrap_attribute(holder: Any, name: str, wrap: Callable[[Any], Any] = wsgi.wrap) -> None:
     """Replace ``holder.name`` by its wrapped self; on any surprise it stays as it is, with one line."""
     try:
-        setattr(holder, name, wsgi.wrap(getattr(holder, name)))
+        setattr(holder, name, wrap(getattr(holder, name)))
     except Exception as error:
         tell('an application is not profiled, it could not be wrapped: %r' % error)
 
@@ -74,12 +74,18 @@ def _celery(module: Any) -> None:
     celery.patch()
 
 
+def _uvicorn(module: Any) -> None:
+    """Its own command and gunicorn's workers alike load the application so; an older kind of it is ASGI 3 by then."""
+    _after(module.Config, 'load', lambda config: _wrap_attribute(config, 'loaded_app', asgi.wrap))
+
+
 _PATCHES: Dict[str, Callable[[Any], None]] = {
     'gunicorn.workers.base': _gunicorn,
     'wsgiref.simple_server': _wsgiref,
     'celery.signals': _celery,
     'werkzeug.serving': _werkzeug,
     'waitress.server': _waitress,
+    'uvicorn.config': _uvicorn,
 }
 
 

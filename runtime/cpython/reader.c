@@ -114,6 +114,9 @@ int reader_waits_for_gil(const struct reader_thread *thread)
 
 /* ---- reading ------------------------------------------------------------------------------------------ */
 
+void (*reader_gathered)(struct copy *copy, const struct reader_thread *thread,
+                        const struct reader_facts *facts);
+
 static bool any_died(const struct stack *stack, uint64_t since)
 {
     if (codes_deaths() == since)
@@ -178,6 +181,8 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
         }
         facts->in_context = !snapshot.context_moved;
         facts->context = snapshot.context;
+        if (reader_gathered != NULL)
+            reader_gathered(copy, thread, facts);
         if (snapshot.leaf == 0)
             return false;
         uintptr_t missing;

@@ -87,6 +87,13 @@ struct reader_facts {
 };
 
 /**
+ * Called by reader_read right after each gather, before the stack is walked: what the facts point to may be
+ * freed soon. The last call belongs to the stack that is returned. NULL: nobody wants to know.
+ */
+extern void (*reader_gathered)(struct copy *copy, const struct reader_thread *thread,
+                               const struct reader_facts *facts);
+
+/**
  * Check at start-up that this interpreter is what the extension was built for: exact minor, _Py_DebugOffsets
  * where they exist, not free-threaded, and our walk of the calling thread's own stack against the C API's
  * (file, name, line of every frame), also through a generator. GIL held; calls Python. 0, or -ENOTSUP/-EPROTO

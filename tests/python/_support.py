@@ -170,6 +170,18 @@ def ask(directory, **request):
         return json.loads(reply)
 
 
+def exported(directory):
+    """The report of all that was done under `directory`, which an aggregator serves."""
+    command = [os.path.join(BIN, 'profilomatic'), 'export', '-F', 'json', '--directory', str(directory)]
+    until = time.monotonic() + 30
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if 'try again' not in done.stderr or time.monotonic() > until:  # it says so where it is short of time
+            break
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def uwsgis():
     """The uWSGI servers that can load this interpreter's version: the command to start each, by name."""
     found = {}
