@@ -36,7 +36,7 @@ bool owner_find(struct copy *copy, uintptr_t interpreter, uintptr_t context, str
 {
     struct context_look look;
     enum context_answer answer = context_find(copy, interpreter, context, &look);
-    *out = (struct owner){.entered = look.entered};
+    *out = (struct owner){0};
     if (answer != CONTEXT_SET)
         return answer == CONTEXT_UNSET;
     uintptr_t address = look.value;

@@ -30,7 +30,6 @@ void owner_set_layout(const struct owner_layout *layout);
 struct owner {
     uint64_t serial;   /* 0: no profiled action that is open */
     uint64_t begin_ns; /* of that action */
-    bool entered;      /* the context was entered: it is a task's */
 };
 
 /** Sampler thread. False: it could not be read. */

@@ -226,13 +226,20 @@ static uint64_t cpu_share(const struct subject *subject, const struct part *part
                       (double)(subject->now_ns - since_ns));
 }
 
+enum {
+    NOTED_KNOWN, /* whether it is known whose the gather is */
+    NOTED_SERIAL,
+    NOTED_BEGIN_NS,
+};
+
 /* Of a gather: whose is it? At once, as a task that ends takes its context with it. */
-static void note_owner(struct copy *copy, const struct reader_thread *thread,
-                       const struct reader_facts *facts)
+static void note_owner(struct copy *copy, const struct reader_thread *thread, struct reader_facts *facts)
 {
-    work->owner = (struct owner){0};
-    work->owner_known =
-        facts->in_context && owner_find(copy, thread->interpreter, facts->context, &work->owner);
+    struct owner owner = {0};
+    facts->noted[NOTED_KNOWN] =
+        facts->in_context && owner_find(copy, thread->interpreter, facts->context, &owner);
+    facts->noted[NOTED_SERIAL] = owner.serial;
+    facts->noted[NOTED_BEGIN_NS] = owner.begin_ns;
 }
 
 /*
@@ -242,8 +249,8 @@ static void note_owner(struct copy *copy, const struct reader_thread *thread,
 static bool find_part(const struct subject *subject, const struct slot_facts *facts,
                       const struct reader_facts *read, struct part *part)
 {
-    bool known = work->owner_known;
-    *part = (struct part){.serial = work->owner.serial, .begin_ns = work->owner.begin_ns};
+    bool known = read->noted[NOTED_KNOWN] != 0;
+    *part = (struct part){.serial = read->noted[NOTED_SERIAL], .begin_ns = read->noted[NOTED_BEGIN_NS]};
     if (facts == NULL) {
         part->alone = part->serial == 0;
         return known;
@@ -307,7 +314,6 @@ static void read_stack(const struct subject *subject, const struct reader_thread
     struct part part;
     struct reader_facts read = {0};
     struct stack *stack = &work->stack;
-    work->owner_known = false;
     const bool readable = reader_read(&work->copy, thread, &past->prediction, stack, &read);
     if (stack->retries != 0)
         counter_add(&page->retries, stack->retries);

@@ -114,8 +114,7 @@ int reader_waits_for_gil(const struct reader_thread *thread)
 
 /* ---- reading ------------------------------------------------------------------------------------------ */
 
-void (*reader_gathered)(struct copy *copy, const struct reader_thread *thread,
-                        const struct reader_facts *facts);
+void (*reader_gathered)(struct copy *copy, const struct reader_thread *thread, struct reader_facts *facts);
 
 static bool any_died(const struct stack *stack, uint64_t since)
 {

@@ -84,14 +84,15 @@ struct reader_facts {
     bool gil_is_held;  /* somebody held it */
     bool in_context;   /* the whole stack was read in the context below; else it is not known in which */
     uintptr_t context; /* for context_find; 0: the thread had none */
+    uint64_t noted[3]; /* by reader_gathered, of the gather that the stack is from; else 0 */
 };
 
 /**
- * Called by reader_read right after each gather, before the stack is walked: what the facts point to may be
- * freed soon. The last call belongs to the stack that is returned. NULL: nobody wants to know.
+ * Called by reader_read right after each gather, before the stack is walked, to fill in `noted`: what the
+ * context points to may be freed soon. NULL: nobody wants to know.
  */
 extern void (*reader_gathered)(struct copy *copy, const struct reader_thread *thread,
-                               const struct reader_facts *facts);
+                               struct reader_facts *facts);
 
 /**
  * Check at start-up that this interpreter is what the extension was built for: exact minor, _Py_DebugOffsets
