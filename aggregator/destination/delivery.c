@@ -16,6 +16,7 @@
 #include "aggregator/log.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
+#include "shm/testpoint.h"
 
 enum {
     GATHER_FILE_MS = 1000,
@@ -97,6 +98,7 @@ static void settle(struct destination *d, bool delivered, const char *error)
     d->ailing = false;
     d->pause_s = 0;
     d->not_before_ns = 0;
+    TESTPOINT("batch-settled"); /* The receiver has it. If it lies on disk the next life posts it again. */
     if (d->batch.spooled)
         spool_remove_first(&d->spool);
     forget_batch(d);

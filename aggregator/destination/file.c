@@ -18,16 +18,36 @@ void file_sink_close(struct file_sink *sink)
     sink->fd = -1;
 }
 
-static int open_file(struct file_sink *sink)
+static int open_with(const struct file_sink *sink, int access)
 {
     /* Without O_NONBLOCK a pipe without a reader would hold the thread. */
     struct open_how how = {
-        .flags = O_WRONLY | O_APPEND | O_CREAT | O_NOCTTY | O_NONBLOCK | O_CLOEXEC,
+        .flags = (unsigned)(access | O_APPEND | O_CREAT | O_NOCTTY | O_NONBLOCK | O_CLOEXEC),
         .mode = 0644,
         .resolve = sink->no_links ? RESOLVE_NO_SYMLINKS : 0,
     };
-    int fd = sink->no_links ? (int)syscall(SYS_openat2, AT_FDCWD, sink->path, &how, sizeof how)
-                            : open(sink->path, (int)how.flags, (mode_t)how.mode);
+    return sink->no_links ? (int)syscall(SYS_openat2, AT_FDCWD, sink->path, &how, sizeof how)
+                          : open(sink->path, (int)how.flags, (mode_t)how.mode);
+}
+
+/* A writer that was killed in the middle of a line has left a part of it. What comes now is a line of its
+ * own.
+ */
+static void end_broken_line(int fd, const struct stat *st)
+{
+    char last;
+    if (S_ISREG(st->st_mode) && st->st_size > 0 && pread(fd, &last, 1, st->st_size - 1) == 1 &&
+        last != '\n') {
+        ssize_t ignored = write(fd, "\n", 1); /* where it fails, so will the line */
+        (void)ignored;
+    }
+}
+
+static int open_file(struct file_sink *sink)
+{
+    int fd = open_with(sink, O_RDWR);
+    if (fd < 0 && errno == EACCES)
+        fd = open_with(sink, O_WRONLY);
     if (fd < 0)
         return fault(errno, "cannot open %s", sink->path);
     struct stat st;
@@ -35,6 +55,7 @@ static int open_file(struct file_sink *sink)
         close(fd);
         return fault(EINVAL, "%s is not a regular file", sink->path);
     }
+    end_broken_line(fd, &st);
     sink->fd = fd;
     sink->device = st.st_dev;
     sink->inode = st.st_ino;

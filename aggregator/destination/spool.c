@@ -15,6 +15,7 @@
 #include "shm/clock.h"
 #include "shm/directory.h"
 #include "shm/fault.h"
+#include "shm/testpoint.h"
 
 enum {
     NAME_BYTES = 128,
@@ -80,6 +81,7 @@ static uint64_t remove_at(struct spool *spool, uint32_t i)
     struct spool_entry gone = spool->entry[i];
     entry_name(&gone, name);
     unlinkat(spool->folder, name, 0);
+    TESTPOINT("spool-removed"); /* The next life does not know it: it is through, or given up. */
     if (i == spool->first)
         spool->first++;
     else {
@@ -230,8 +232,11 @@ static int write_file(const struct spool *spool, const char *name, const char *b
             error = n == 0 ? ENOSPC : errno;
     }
     close(fd);
+    TESTPOINT(
+        "spool-written"); /* The next life removes it: it has not got its name, and no checkpoint counts. */
     if (error == 0 && renameat(spool->folder, temporary, spool->folder, name) != 0)
         error = errno;
+    TESTPOINT("spool-renamed"); /* The next life posts it, perhaps once more, under the same key. */
     if (error == 0)
         return 0;
     unlinkat(spool->folder, temporary, 0);

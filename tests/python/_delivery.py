@@ -17,16 +17,16 @@ DRIVER = BUILD / 'tests' / 'drive_delivery'
 
 
 class Driver:
-    """tests/unit/drive_delivery.c; `spool` is the folder that it may spool to."""
+    """tests/unit/drive_delivery.c; `spool` is the folder that it may spool to, `more` goes into its environment."""
 
-    def __init__(self, spool=None):
+    def __init__(self, spool=None, **more):
         self.process = subprocess.Popen(
             [DRIVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=dict(os.environ, PROFILOMATIC_SPOOL=str(spool or '/nonexistent/spool')),
+            env=dict(os.environ, PROFILOMATIC_SPOOL=str(spool or '/nonexistent/spool'), **more),
         )
 
     def tell(self, **command):

@@ -52,6 +52,15 @@ def test_a_file_gets_every_line_in_order_and_is_appended_to(driver, tmp_path):
     }
 
 
+def test_behind_a_line_that_its_writer_did_not_end_a_line_of_its_own_begins(driver, tmp_path):
+    """It was killed in the middle: what it had not written whole is handed over once more, and must be readable."""
+    out = tmp_path / 'out.log'
+    out.write_text('{"n": 1}\n{"n":')
+    driver.put(driver.add(kind='file', path=str(out)), 2)
+    driver.tell(sync=2000)
+    assert [line for line in out.read_text().split('\n') if line] == ['{"n": 1}', '{"n":', '{"n": 2}']
+
+
 def test_a_new_file_is_readable_by_others_only_as_far_as_the_umask_allows(driver, tmp_path):
     out = tmp_path / 'out.log'
     driver.put(driver.add(kind='file', path=str(out)), 1)

@@ -120,9 +120,9 @@ static bool is_writers(const char *name)
 /* Test points that no run of this program comes to: tests/torture/kill_lives kills there. */
 static bool is_of_lives(const char *name)
 {
-    static const char *const prefixes[] = {"alive-",   "folder-", "control-removed",
-                                           "request-", "pool-",   "lock-removed",
-                                           "guest-",   "word-",   "checkpoint-aside"};
+    static const char *const prefixes[] = {"alive-", "folder-", "control-removed", "request-",
+                                           "pool-",  "spool-",  "batch-",          "lock-removed",
+                                           "guest-", "word-",   "checkpoint-aside"};
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
         if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)
             return true;
