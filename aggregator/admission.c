@@ -11,12 +11,55 @@ uint32_t admission_encode(double probability)
     return scaled >= 4294967295.0 ? UINT32_MAX : scaled <= 0 ? 0 : (uint32_t)scaled;
 }
 
-void admission_resume(struct admission *admission, const uint32_t probability[STRATA])
+void admission_resume(struct admission *admission, const uint32_t probability[STRATA],
+                      const uint32_t owner[STRATA_OWNED])
 {
+    memcpy(admission->owner, owner, sizeof admission->owner);
     for (unsigned s = 0; s < STRATA; s++) {
         admission->probability[s] = ((double)probability[s] + 1.0) / 4294967296.0;
         admission->known[s] = true;
     }
+}
+
+static uint64_t peak_of(const struct admission *admission, uint32_t stratum)
+{
+    uint64_t peak = 0;
+    for (unsigned c = 0; c < ADMISSION_CYCLES; c++)
+        if (peak < admission->demand[c][stratum])
+            peak = admission->demand[c][stratum];
+    return peak;
+}
+
+/* What moves to a stratum of its own is taken out of the common one. */
+static void move_demand(struct admission *admission, uint32_t to, uint32_t common, uint64_t count)
+{
+    for (unsigned c = 0; c < ADMISSION_CYCLES; c++) {
+        uint64_t *left = &admission->demand[c][common];
+        admission->demand[c][to] = 0;
+        *left -= *left < count ? *left : count;
+    }
+    admission->demand[(admission->next + ADMISSION_CYCLES - 1) % ADMISSION_CYCLES][to] = count;
+    admission->known[to] = admission->known[common] = false;
+}
+
+void admission_own(struct admission *admission, uint32_t hash, uint64_t count)
+{
+    uint32_t first = strata_set(hash) * STRATA_WAYS, place = STRATA;
+    uint64_t least = count / 4;
+    for (uint32_t at = first; at < first + STRATA_WAYS; at++)
+        if (admission->owner[at] == hash)
+            return;
+    for (uint32_t at = first; at < first + STRATA_WAYS; at++) {
+        uint64_t peak = admission->owner[at] != 0 ? peak_of(admission, at) : 0;
+        if (peak < least || peak == 0) {
+            least = peak;
+            place = at;
+        }
+    }
+    if (place == STRATA || hash == 0)
+        return;
+    admission->owner[place] = hash;
+    move_demand(admission, place, strata_common(hash), count);
 }
 
 /* The share that each stratum gets of `capacity`, by rising demand: an equal part of what is left, or its
@@ -47,9 +90,7 @@ void admission_step(struct admission *admission, const uint64_t demand[STRATA], 
     memcpy(admission->demand[admission->next], demand, sizeof admission->demand[0]);
     admission->next = (admission->next + 1) % ADMISSION_CYCLES;
     for (unsigned s = 0; s < STRATA; s++) {
-        for (unsigned c = 0; c < ADMISSION_CYCLES; c++)
-            if (peak[s] < (double)admission->demand[c][s])
-                peak[s] = (double)admission->demand[c][s];
+        peak[s] = (double)peak_of(admission, s);
         total += peak[s];
     }
     double capacity = ADMISSION_FILL * cap;
@@ -58,6 +99,9 @@ void admission_step(struct admission *admission, const uint64_t demand[STRATA], 
     for (unsigned s = 0; s < STRATA; s++) {
         double wanted = quiet || peak[s] <= 0 ? 1.0 : share[s] / peak[s];
         double before = admission->probability[s];
+        bool owned = s < STRATA_OWNED && admission->owner[s] != 0;
+        if (owned && peak[s] <= 0 && before > 0 && !quiet)
+            wanted = before;
         if (admission->known[s] && before > 0 && wanted > before * RAISE)
             wanted = before * RAISE;
         admission->known[s] = peak[s] > 0;
@@ -66,9 +110,11 @@ void admission_step(struct admission *admission, const uint64_t demand[STRATA], 
             lowest = wanted;
     }
     for (unsigned s = 0; s < STRATA; s++) {
-        /* A stratum that has not been seen may turn out to be the busiest of all. */
-        if (peak[s] <= 0 && !quiet)
+        bool owned = s < STRATA_OWNED && admission->owner[s] != 0;
+        if (peak[s] <= 0 && !quiet && !owned)
             admission->probability[s] = lowest;
         out[s] = admission_encode(admission->probability[s]);
+        if (!quiet && out[s] == UINT32_MAX)
+            out[s]--; /* as good as 1, but to be lowered with the others when the cap is nearly used up */
     }
 }

@@ -2,10 +2,15 @@
  * Admission: how the cap on newly profiled actions is shared out, so that rare actions are profiled too.
  *
  * The budget word alone would serve whoever comes first, and rare actions would never be seen. So each
- * stratum of actions gets a probability, such that 0.75 of the cap is expected to be used: equal shares, what
- * a stratum does not need is spread over the rest (water-filling). The demand of a stratum is the most it
- * showed in one of the last ADMISSION_CYCLES cycles. Probabilities fall at once and rise by at most a fifth a
- * cycle; but a stratum that was not known before gets its share as soon as it shows.
+ * type that was seen gets a stratum of its own, as far as there are (shm/strata.h), and each stratum gets a
+ * probability, such that 0.75 of the cap is expected to be used: equal shares, what a stratum does not need
+ * is spread over the rest (water-filling). The demand of a stratum is the most it showed in one of the last
+ * ADMISSION_CYCLES cycles. Probabilities fall at once and rise by at most a fifth a cycle; but a stratum that
+ * was not known before gets its share as soon as it shows. One that is its owner's alone keeps its
+ * probability while it is not seen: a rare type is profiled when it comes again. One that others may turn up
+ * in gets the lowest of all, since that may be the busiest of all.
+ *
+ * Where demand is below three quarters of the cap, all are admitted.
  *
  * A pure function, without clock or I/O.
  */
@@ -27,6 +32,7 @@ struct admission {
     uint32_t next;
     double probability[STRATA]; /* 0: none yet */
     bool known[STRATA];         /* showed in the last cycles */
+    uint32_t owner[STRATA_OWNED];
 };
 
 /**
@@ -36,8 +42,16 @@ struct admission {
 void admission_step(struct admission *admission, const uint64_t demand[STRATA], uint32_t cap,
                     uint32_t out[STRATA]);
 
-/** Begin with probabilities that another controller had set: raises are counted from them. */
-void admission_resume(struct admission *admission, const uint32_t probability[STRATA]);
+/**
+ * Before a cycle's step: `count` actions of the type with this hash were counted in it. It is given a stratum
+ * if it has none, and there is one that nobody owns, whose owner is not seen any more, or whose owner is four
+ * times rarer than it.
+ */
+void admission_own(struct admission *admission, uint32_t hash, uint64_t count);
+
+/** Begin with what another controller had set: raises are counted from there. */
+void admission_resume(struct admission *admission, const uint32_t probability[STRATA],
+                      const uint32_t owner[STRATA_OWNED]);
 
 /** A probability as rates.h writes it: (p + 1) / 2^32. */
 uint32_t admission_encode(double probability);

@@ -29,9 +29,8 @@ struct worker_head {
 
 /* Which words of the page follow. */
 struct page_head {
-    uint64_t mask[2];
+    uint64_t mask[(PAGE_WORDS + 63) / 64];
 };
-_Static_assert(PAGE_WORDS <= 128, "a bit a word");
 
 struct kept_row {
     uint32_t row, pad;
@@ -75,7 +74,7 @@ struct layout {
         gone;
 };
 static const struct layout layout = {
-    .version = 6,
+    .version = 7,
     .counts = sizeof(struct piece_counts),
     .window_head = sizeof(struct window_head),
     .totals = sizeof(struct type_totals),

@@ -101,6 +101,8 @@ struct type_totals *merge_count(struct merge *merge, uint32_t type, const struct
     struct type_totals *totals = profile_type(&merge->open->profile, type);
     if (totals == NULL)
         return NULL;
+    if (type < MERGE_TYPES_MOST)
+        merge->ended[type] += count->count;
     totals->count += count->count;
     totals->errors += count->errors;
     totals->profiled += count->profiled;

@@ -46,6 +46,7 @@ struct merge {
     struct window *open;
     struct recent_latency *recent[MERGE_TYPES_MOST];
     uint32_t settled[MERGE_TYPES_MOST]; /* nested actions of the family that is being closed */
+    uint64_t ended[MERGE_TYPES_MOST];   /* actions counted since the caller looked last */
     uint64_t round;
     uint32_t outside;    /* the type of time outside any action, 0: not seen yet */
     uint32_t unreadable; /* the stack of a sample that could not be read, 0: not seen yet */

@@ -15,6 +15,12 @@
 #include "shm/segment.h"
 #include "shm/testpoint.h"
 
+enum {
+    PAGES_FILE_BYTES = 2 * SEGMENT_PAGE, /* of either */
+};
+_Static_assert(sizeof(struct rates_page) <= PAGES_FILE_BYTES, "it is in the file");
+_Static_assert(sizeof(struct budget_page) <= PAGES_FILE_BYTES, "it is in the file");
+
 struct page_head {
     uint64_t magic;
     uint32_t abi;
@@ -23,7 +29,7 @@ struct page_head {
 
 static int write_head(int fd, uint64_t magic, uint32_t abi)
 {
-    int error = posix_fallocate(fd, 0, SEGMENT_PAGE);
+    int error = posix_fallocate(fd, 0, PAGES_FILE_BYTES);
     struct page_head head = {.magic = magic, .abi = abi};
     if (error == 0 && pwrite(fd, &head, sizeof head, 0) != (ssize_t)sizeof head)
         error = errno;
@@ -61,7 +67,7 @@ static int check(int fd, const char *path, uid_t uid, uint64_t magic, uint32_t a
     struct page_head head;
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_uid != uid || st.st_nlink != 1)
         return fault(EPERM, "%s is no plain file of uid %lu", path, (unsigned long)uid);
-    if (st.st_size < SEGMENT_PAGE) {
+    if (st.st_size < PAGES_FILE_BYTES) {
         /* It was cut. Restored in place, because workers have this file mapped. */
         int rc = write_head(fd, magic, abi);
         return rc == 0 ? 0 : fault(-rc, "cannot restore %s", path);

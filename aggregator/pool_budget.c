@@ -18,6 +18,7 @@ static void publish_rates(struct pool *pool, const uint32_t probability[STRATA])
         .process = pool->process_scope,
     };
     memcpy(rates.probability, probability, sizeof rates.probability);
+    memcpy(rates.owner, pool->admission.owner, sizeof rates.owner);
     if (pool->told && memcmp(&rates, &pool->published, sizeof rates) == 0)
         return;
     pool->told = pages_publish(&pool->pages, &rates);
@@ -43,7 +44,7 @@ static bool take_over_limits(struct pool *pool)
         rates.passthrough)
         return false;
     budget_resume(&pool->budget_state, &pool->asked, rates.interval_ns, rates.granularity);
-    admission_resume(&pool->admission, rates.probability);
+    admission_resume(&pool->admission, rates.probability, rates.owner);
     pool->limits = (struct budget_limits){
         .interval_ns = rates.interval_ns,
         .granularity = rates.granularity,
@@ -135,6 +136,12 @@ void pool_limits_step(struct pool *pool, uint64_t now_ns)
     history_note(&pool->history, &cost, &before, &pool->limits, budget_overhead(&pool->budget_state),
                  clock_realtime_ns());
     uint32_t probability[STRATA];
+    for (uint32_t type = 1; type < MERGE_TYPES_MOST && type < names_count(&pool->merge.types); type++) {
+        const char *name = names_text(&pool->merge.types, type);
+        if (pool->merge.ended[type] != 0)
+            admission_own(&pool->admission, hash_bytes(name, strlen(name)), pool->merge.ended[type]);
+        pool->merge.ended[type] = 0;
+    }
     admission_step(&pool->admission, pool->seen, pool->limits.cap, probability);
     memset(pool->seen, 0, sizeof pool->seen);
     publish_rates(pool, probability);

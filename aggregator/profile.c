@@ -2,6 +2,8 @@
 #include "aggregator/profile.h"
 
 #include <errno.h>
+#include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -193,6 +195,7 @@ void profile_add_states(struct type_totals *totals, const struct profile_action 
     double weight = action->weight, all = action->all_ns / 1e9, drawn = weight * all;
     totals->sampled++;
     product_add(&spread->all, action, all * all);
+    spread->cubes += (float)(drawn * drawn * drawn);
     for (int state = 0; state < SAMPLE_STATES; state++) {
         double wall = wall_ns[state] / 1e9;
         product_add(&spread->own[state], action, wall * wall);
@@ -209,8 +212,7 @@ void profile_add_end(struct type_totals *totals, const struct profile_action *ac
                      const uint64_t *run_delay_ns, const uint64_t *cpu_ns)
 {
     struct type_spread *spread = &totals->spread;
-    double weight = action->weight, latency = (double)latency_ns,
-           shed = action->together * weight * (weight - 1) / 1e18;
+    double weight = action->weight, latency = (double)latency_ns;
     totals->ended++;
     totals->weight += weight;
     totals->latency += weight * latency;
@@ -220,17 +222,17 @@ void profile_add_end(struct type_totals *totals, const struct profile_action *ac
         double delay = (double)*run_delay_ns;
         totals->run_delay += weight * delay;
         totals->run_latency += weight * latency;
-        spread->run_own += (float)(shed * delay * delay);
-        spread->run_cross += (float)(shed * delay * latency);
-        spread->run_latency += (float)(shed * latency * latency);
+        product_add(&spread->run_own, action, delay * delay / 1e18);
+        product_add(&spread->run_cross, action, delay * latency / 1e18);
+        product_add(&spread->run_latency, action, latency * latency / 1e18);
     }
     if (cpu_ns != NULL) {
         double cpu = (double)*cpu_ns;
         totals->cpu += weight * cpu;
         totals->cpu_latency += weight * latency;
-        spread->cpu_own += (float)(shed * cpu * cpu);
-        spread->cpu_cross += (float)(shed * cpu * latency);
-        spread->cpu_latency += (float)(shed * latency * latency);
+        product_add(&spread->cpu_own, action, cpu * cpu / 1e18);
+        product_add(&spread->cpu_cross, action, cpu * latency / 1e18);
+        product_add(&spread->cpu_latency, action, latency * latency / 1e18);
     }
 }
 
@@ -253,14 +255,39 @@ static double factor_of(const struct type_totals *totals)
     return totals->weight > 0 && totals->count > 0 ? (double)totals->count / totals->weight : 1.0;
 }
 
-/* Both kinds of spread are sums in floats and nothing else. */
-static void scale_sums(void *spread, size_t bytes, double factor)
+/* Each action stands for `factor` times as many: 1 / p² grows by its square, 1 / p with it. */
+static void scale_product(struct product *product, double factor)
 {
-    float *sum = spread;
-    for (size_t i = 0; i < bytes / sizeof *sum; i++)
-        sum[i] = (float)(sum[i] * factor);
+    double both = (double)product->shed + (double)product->kept;
+    product->kept = (float)(product->kept * factor);
+    product->shed = (float)fmax(0, both * factor * factor - (double)product->kept);
 }
 
+static void scale_products(struct product *product, size_t bytes, double factor)
+{
+    for (size_t i = 0; i < bytes / sizeof *product; i++)
+        scale_product(&product[i], factor);
+}
+
+static void scale_stack(struct stack_spread *spread, double factor)
+{
+    scale_product(&spread->cross, factor);
+    scale_product(&spread->apart, factor);
+    spread->ticks = (float)(spread->ticks * factor);
+}
+
+static void scale_type(struct type_spread *spread, double factor)
+{
+    /* Its products stand first, one after the other. */
+    scale_products(&spread->all, offsetof(struct type_spread, ticks), factor);
+    for (int state = 0; state < SAMPLE_STATES; state++)
+        spread->ticks[state] = (float)(spread->ticks[state] * factor);
+    spread->cubes = (float)(spread->cubes * factor * factor * factor);
+    spread->slow = (float)(spread->slow * factor * factor);
+    spread->typical = (float)(spread->typical * factor * factor);
+}
+
+/* Both kinds of spread are sums in floats and nothing else. */
 static void add_sums(void *into, const void *from, size_t bytes)
 {
     float *sum = into;
@@ -286,7 +313,7 @@ void profile_rescale(struct profile *profile)
         }
         cell->cpu *= factor;
         cell->typical = (float)(cell->typical * factor);
-        scale_sums(&cell->spread, sizeof cell->spread, factor * factor);
+        scale_stack(&cell->spread, factor);
     }
     for (uint32_t i = 0; i < profile->types; i++) {
         struct type_totals *totals = &profile->type[i];
@@ -297,7 +324,7 @@ void profile_rescale(struct profile *profile)
         totals->run_latency *= factor;
         totals->cpu *= factor;
         totals->cpu_latency *= factor;
-        scale_sums(&totals->spread, sizeof totals->spread, factor * factor);
+        scale_type(&totals->spread, factor);
     }
 }
 

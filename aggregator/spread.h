@@ -20,8 +20,12 @@
  * y z and of y (z - y) adds up: `cross` and `apart`. Of a frame further out, sum(y z) alone is known, which
  * is sum(y²) where an action is wholly inside it or wholly outside: an upper bound.
  *
- * All of it is scaled by the square of what its values are scaled by, and adds up over windows. As r is that
- * of all windows together, differences between windows count as error: on the safe side.
+ * Where the cap or a full lane cut, an action stands for f / p others, f = N / sum(w) (profile_rescale): f /
+ * p then takes the place of 1 / p everywhere above. All of it adds up over windows. As r is that of all
+ * windows together, differences between windows count as error: on the safe side.
+ *
+ * How many actions an error rests on is told by M = sum(w z) sum(w² z²) / sum(w³ z³): their number where they
+ * are alike, less where a few long ones outweigh the rest.
  */
 #ifndef AGGREGATOR_SPREAD_H
 #define AGGREGATOR_SPREAD_H
@@ -43,13 +47,14 @@ struct stack_spread {
 
 /** Of all profiled actions of one type. */
 struct type_spread {
-    struct product all;                    /* z² */
-    struct product own[SAMPLE_STATES];     /* y², y of the state */
-    struct product cross[SAMPLE_STATES];   /* y z */
-    float ticks[SAMPLE_STATES];            /* t² / p */
-    float slow, typical;                   /* (z / p)², of actions of the class */
-    float run_own, run_cross, run_latency; /* shed only, for the run delay as a share of latency */
-    float cpu_own, cpu_cross, cpu_latency; /* the same for the CPU time */
+    struct product all;                  /* z² */
+    struct product own[SAMPLE_STATES];   /* y², y of the state */
+    struct product cross[SAMPLE_STATES]; /* y z */
+    /* for the run delay, and for the CPU time, as a share of latency: y², y z, z², z the latency */
+    struct product run_own, run_cross, run_latency, cpu_own, cpu_cross, cpu_latency;
+    float ticks[SAMPLE_STATES]; /* t² / p */
+    float cubes;                /* (z / p)³ */
+    float slow, typical;        /* (z / p)², of actions of the class */
 };
 
 #endif

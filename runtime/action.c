@@ -61,9 +61,9 @@ void action_make_uuid(uint8_t out[16])
 /* The rare part: an admitted action tells its begin. Returns DENIALS, or why it could not. */
 static enum denial begin_profiled(struct action *action, uint32_t row, const struct action *parent)
 {
-    struct rates rates;
-    uint64_t generation = 0;
-    if (!limits_rates(&rates, &generation)) {
+    uint64_t interval_ns;
+    uint32_t granularity;
+    if (!limits_detail(&interval_ns, &granularity)) {
         counter_add(&worker.segment.worker->denied[DENIED_NO_RATES], parent == NULL);
         return DENIED_NO_RATES;
     }
@@ -79,8 +79,8 @@ static enum denial begin_profiled(struct action *action, uint32_t row, const str
         .thread = (uint64_t)pthread_self(),
         .type = row,
         .probability = action->probability,
-        .interval_us = (uint32_t)(rates.interval_ns / 1000),
-        .granularity = rates.granularity,
+        .interval_us = (uint32_t)(interval_ns / 1000),
+        .granularity = granularity,
     };
     memcpy(record.task_uuid, action->task_uuid, 16);
     if (!lane_put(&worker.segment.lanes[LANE_ACTION], &record)) {
@@ -101,7 +101,7 @@ static enum denial admit(struct action *action, uint32_t hash)
     bool room = !atomic_load_explicit(&worker.want_fresh_segment, memory_order_relaxed) ||
                 worker_renew_segment(action->begin_ns);
     struct worker_page *page = worker.segment.worker;
-    uint32_t stratum = types_stratum(hash);
+    uint32_t stratum = limits_stratum(types_known(hash));
     notice_print_deferred();
     counter_add(&page->seen[stratum], 1);
     if (!room) {

@@ -138,6 +138,23 @@ void limits_ring(void)
         utimensat(AT_FDCWD, path, NULL, AT_SYMLINK_NOFOLLOW);
 }
 
+bool limits_detail(uint64_t *interval_ns, uint32_t *granularity)
+{
+    const struct rates_page *rates = current_rates();
+    struct rates_admission now;
+    if (rates == NULL || !rates_read_admission(rates, 0, &now))
+        return false;
+    *interval_ns = now.interval_ns;
+    *granularity = now.granularity;
+    return true;
+}
+
+uint32_t limits_stratum(uint32_t type_hash)
+{
+    const struct rates_page *rates = current_rates();
+    return rates != NULL ? rates_stratum(rates, type_hash) : strata_common(type_hash);
+}
+
 enum denial limits_admit(uint32_t stratum, uint64_t now_ns, uint32_t random, uint32_t *probability)
 {
     const struct rates_page *rates = current_rates();
@@ -151,13 +168,12 @@ enum denial limits_admit(uint32_t stratum, uint64_t now_ns, uint32_t random, uin
 
     uint32_t cycle = (uint32_t)(now_ns / now.cycle_ns);
     uint64_t p = (uint64_t)now.probability + 1; /* of 2^32 */
-    if (p <= UINT32_MAX) {
-        /* Demand is above the cap. As the cycle's cap is used up, halve p at 1/2, 3/4, 7/8 …, so that late
-         * comers still have a chance and the cap is rarely met by force, which would bias against them. */
-        double left = 1.0 - budget_used_share(budget, cycle, now.cap);
-        for (double mark = 0.5; p > 1 && left <= mark && mark > 0.01; mark /= 2)
-            p /= 2;
-    }
+    /* As the cycle's cap is used up, halve p at 1/2, 3/4, 7/8 …, so that late comers still have a chance and
+     * the cap is rarely met by force, which would bias against them. Where all are to be admitted demand was
+     * below 3/4 of the cap: only what comes beyond is a surprise. */
+    double left = 1.0 - budget_used_share(budget, cycle, now.cap);
+    for (double mark = p > UINT32_MAX ? 0.25 : 0.5; p > 1 && left <= mark && mark > 0.005; mark /= 2)
+        p /= 2;
     if (random >= p)
         return DENIED_LOTTERY;
     if (!budget_take(budget, cycle, now.cap))

@@ -40,6 +40,12 @@ bool limits_rates(struct rates *out, uint64_t *generation);
  */
 void limits_ring(void);
 
+/** What a profiled action's begin tells: the sampling interval and granularity in force. False if none is. */
+bool limits_detail(uint64_t *interval_ns, uint32_t *granularity);
+
+/** The admission stratum of actions of the type with this hash. Any thread. */
+uint32_t limits_stratum(uint32_t type_hash);
+
 /**
  * Decide whether a root action of `stratum` that begins now is profiled. Returns DENIALS (no denial) and its
  * probability, (p + 1) / 2^32, or the reason. `random` is a fresh uniform number. Lock-free, about 30 ns.

@@ -6,7 +6,7 @@
 enum {
     NAMES_BYTES = 24 << 10,
     INDEX = 1024,       /* open addressing, a power of two, four times the rows */
-    PATHS = 2048,       /* direct-mapped: path hash -> stratum of its type */
+    PATHS = 2048,       /* direct-mapped: path hash -> hash of its type */
     NAME_LONGEST = 200, /* longer names are cut, at a character boundary */
 };
 
@@ -82,18 +82,17 @@ uint32_t types_row(struct segment *segment, const char *name, size_t length)
     return row;
 }
 
-uint32_t types_stratum(uint32_t hash)
+uint32_t types_known(uint32_t path_hash)
 {
-    uint32_t at = hash & (PATHS - 1);
-    uint32_t type_hash =
-        types.path[at].path_hash == hash && types.path[at].type_hash != 0 ? types.path[at].type_hash : hash;
-    return (type_hash ^ (type_hash >> 15)) & (STRATA - 1);
+    uint32_t at = path_hash & (PATHS - 1);
+    return types.path[at].path_hash == path_hash && types.path[at].type_hash != 0 ? types.path[at].type_hash
+                                                                                  : path_hash;
 }
 
 void types_learn(uint32_t path_hash, const char *name, size_t length)
 {
     uint32_t at = path_hash & (PATHS - 1);
-    uint32_t hash = hash_bytes(name, length);
+    uint32_t hash = hash_bytes(name, cut(name, length)); /* the aggregator knows no more of it */
     types.path[at].path_hash = path_hash;
     types.path[at].type_hash = hash;
 }

@@ -10,23 +10,14 @@
 
 #include "shm/segment.h"
 
-/** FNV-1a, 32 bits (Fowler, Noll, Vo). */
-static inline uint32_t hash_bytes(const char *bytes, size_t length)
-{
-    uint32_t hash = 2166136261u;
-    for (size_t i = 0; i < length; i++)
-        hash = (hash ^ (uint8_t)bytes[i]) * 16777619u;
-    return hash;
-}
-
 /** Start in a fresh segment with row 0 only. */
 void types_begin_segment(struct segment *segment);
 
 /** The row of a name, made if need be; 0 if there is no room. */
 uint32_t types_row(struct segment *segment, const char *name, size_t length);
 
-/** The admission stratum of a name or path whose hash is `hash`. */
-uint32_t types_stratum(uint32_t hash);
+/** The hash of the type that actions first known by the hash `path_hash` turned out to be of; else itself. */
+uint32_t types_known(uint32_t path_hash);
 
 /** Learn that actions first known by the hash `path_hash` turn out to be of the type `name`. */
 void types_learn(uint32_t path_hash, const char *name, size_t length);

@@ -18,14 +18,11 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "shm/strata.h"
 #include "shm/testpoint.h"
 
 #define RATES_MAGIC UINT64_C(0x73657461724d4f50) /* "POMrates" */
-#define RATES_ABI 1u
-
-enum {
-    STRATA = 64, /* classes of actions that are admitted with one probability each */
-};
+#define RATES_ABI 2u                             /* 1 had no strata with owners */
 
 /** Finest detail of a stack that is recorded; coarser is a smaller number. */
 enum granularity {
@@ -44,8 +41,9 @@ struct rates {
     uint32_t process;     /* 1: also sample threads outside any action */
     uint32_t pad;
     uint32_t probability[STRATA]; /* admission: (p + 1) / 2^32 */
+    uint32_t owner[STRATA_OWNED]; /* hash of the type that has the stratum to itself; 0: none */
 };
-_Static_assert(sizeof(struct rates) == 40 + 4 * STRATA, "ABI");
+_Static_assert(sizeof(struct rates) == 40 + 4 * STRATA + 4 * STRATA_OWNED, "ABI");
 
 struct rates_page {
     uint64_t magic;
@@ -76,8 +74,8 @@ static inline bool rates_read(const struct rates_page *page, struct rates *out)
 
 /** What an admission needs to know. */
 struct rates_admission {
-    uint64_t cycle_ns;
-    uint32_t cap, paused, probability;
+    uint64_t interval_ns, cycle_ns;
+    uint32_t cap, granularity, paused, probability;
 };
 
 /** Read only what an admission in `stratum` needs; otherwise as rates_read. */
@@ -88,20 +86,37 @@ static inline bool rates_read_admission(const struct rates_page *page, uint32_t 
     for (int attempt = 0; attempt < 4; attempt++) {
         uint64_t generation = atomic_load_explicit(&page->generation, memory_order_acquire);
         const _Atomic uint32_t *slot = page->slot[generation & 1];
-        uint32_t low = atomic_load_explicit(&slot[RATES_WORD(cycle_ns)], memory_order_relaxed);
-        uint32_t high = atomic_load_explicit(&slot[RATES_WORD(cycle_ns) + 1], memory_order_relaxed);
+        uint32_t words[4]; /* in memory order, whatever the machine's byte order */
+        for (unsigned i = 0; i < 4; i++)
+            words[i] = atomic_load_explicit(&slot[RATES_WORD(interval_ns) + i], memory_order_relaxed);
+        memcpy(&out->interval_ns, words, sizeof out->interval_ns);
+        memcpy(&out->cycle_ns, words + 2, sizeof out->cycle_ns);
         out->cap = atomic_load_explicit(&slot[RATES_WORD(cap)], memory_order_relaxed);
+        out->granularity = atomic_load_explicit(&slot[RATES_WORD(granularity)], memory_order_relaxed);
         out->paused = atomic_load_explicit(&slot[RATES_WORD(paused)], memory_order_relaxed);
         out->probability =
             atomic_load_explicit(&slot[RATES_WORD(probability) + stratum], memory_order_relaxed);
-        uint32_t words[2] = {low, high}; /* in memory order, whatever the machine's byte order */
-        memcpy(&out->cycle_ns, words, sizeof words);
         atomic_thread_fence(memory_order_acquire);
         if (atomic_load_explicit(&page->generation, memory_order_relaxed) == generation)
             return true;
     }
     return false;
 #undef RATES_WORD
+}
+
+/**
+ * The stratum of actions of the type with this hash. Read while the table changes it may be one that the type
+ * had or gets: the action is then drawn with that one's probability, which goes with it.
+ */
+static inline uint32_t rates_stratum(const struct rates_page *page, uint32_t hash)
+{
+    uint64_t generation = atomic_load_explicit(&page->generation, memory_order_acquire);
+    uint32_t first = strata_set(hash) * STRATA_WAYS;
+    const _Atomic uint32_t *owner = &page->slot[generation & 1][offsetof(struct rates, owner) / 4 + first];
+    for (uint32_t way = 0; way < STRATA_WAYS && hash != 0; way++)
+        if (atomic_load_explicit(&owner[way], memory_order_relaxed) == hash)
+            return first + way;
+    return strata_common(hash);
 }
 
 /** 1: hooks shall do nothing at all. A single word, so no consistency is needed. */

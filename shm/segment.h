@@ -30,8 +30,8 @@
 
 #define SEGMENT_MAGIC UINT64_C(0x746e656d67734d50) /* "PMsgment" */
 #define SEGMENT_ABI_MAJOR 1u
-/* 0 had no `alive`, 1 no reasons by type, 2 no messages, 3 no `unattributed`. */
-#define SEGMENT_ABI_MINOR 4u
+/* 0 had no `alive`, 1 no reasons by type, 2 no messages, 3 no `unattributed`, 4 other strata. */
+#define SEGMENT_ABI_MINOR 5u
 #define SEGMENT_ENDIAN_TAG UINT32_C(0x01020304)
 
 enum {

@@ -66,6 +66,9 @@ static struct split split_of(const struct type_totals *totals, const struct stan
     }
     double running = split.state[STATE_CPU] + split.state[STATE_NATIVE];
     split.runnable = waiting < running ? waiting : running;
+    if (waiting > running) /* cut by what was sampled, it is no surer than that */
+        split.runnable_error =
+            hypot(split.runnable_error, hypot(split.state_error[STATE_CPU], split.state_error[STATE_NATIVE]));
     split.waiting_share = running > 0 ? split.runnable / running : 0;
     for (enum sample_state state = STATE_CPU; state <= STATE_NATIVE; state++) {
         /* What waited and what was sampled as running go together rather than apart: this is the larger. */

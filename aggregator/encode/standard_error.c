@@ -12,9 +12,10 @@ static double smaller(double a, double b)
     return a < b ? a : b;
 }
 
-static double few(uint64_t actions)
+/* What a variance between so many actions is raised by. */
+static double few(double actions)
 {
-    return actions < FEWEST ? NAN : (double)actions / (double)(actions - (FEWEST - 1));
+    return actions < FEWEST ? NAN : actions / (actions - (FEWEST - 1));
 }
 
 struct standard_error standard_error_of(const struct type_totals *totals, const struct cell *cell,
@@ -27,6 +28,8 @@ struct standard_error standard_error_of(const struct type_totals *totals, const 
         for (int state = 0; state < SAMPLE_STATES; state++)
             basis.sampled += cell[i].wall[state] / 1e9;
     }
+    double squares = (double)totals->spread.all.shed + (double)totals->spread.all.kept;
+    basis.actions = basis.sampled * squares / (double)totals->spread.cubes;
     return basis;
 }
 
@@ -37,20 +40,24 @@ static double residual(double own, double cross, double all, double share)
     return sum > 0 ? sum : 0;
 }
 
+static double variance_of(struct product own, struct product cross, struct product all, double share,
+                          double by_tick, double actions)
+{
+    double shed = residual((double)own.shed, (double)cross.shed, (double)all.shed, share);
+    double kept = residual((double)own.kept, (double)cross.kept, (double)all.kept, share);
+    return few(actions) * shed + smaller(few(actions) * kept, by_tick);
+}
+
 double standard_error_share(const struct standard_error *basis, struct product own, struct product cross,
                             double ticks, double share)
 {
-    const struct product *all = &basis->totals->spread.all;
-    double actions = (double)basis->totals->sampled;
+    struct product all = basis->totals->spread.all;
     if (!basis->whole_known)
         share = 0; /* then it is the error of a sum */
-    double shed = residual((double)own.shed, (double)cross.shed, (double)all->shed, share);
-    double kept = residual((double)own.kept, (double)cross.kept, (double)all->kept, share);
     double by_tick = residual(ticks, ticks, basis->ticks, share);
-    double raise = few(basis->totals->sampled);
-    double variance = raise * shed + smaller(raise * kept, by_tick);
-    double one_more = (double)all->shed / actions +
-                      smaller((double)all->kept / actions, basis->ticks / (double)basis->samples);
+    double variance = variance_of(own, cross, all, share, by_tick, basis->actions);
+    double one_more = (double)all.shed / basis->actions +
+                      smaller((double)all.kept / basis->actions, basis->ticks / (double)basis->samples);
     return sqrt(variance < one_more ? one_more : variance) / basis->sampled;
 }
 
@@ -61,22 +68,21 @@ double standard_error_state(const struct standard_error *basis, enum sample_stat
                                 share);
 }
 
+/* They were measured to the end: of those that were profiled nothing is left to chance. */
 double standard_error_run_delay(const struct type_totals *totals)
 {
     const struct type_spread *spread = &totals->spread;
-    double share = totals->run_delay / totals->run_latency;
-    double variance =
-        residual((double)spread->run_own, (double)spread->run_cross, (double)spread->run_latency, share);
-    return sqrt(few(totals->ended) * variance) / (totals->run_latency / 1e9);
+    double variance = variance_of(spread->run_own, spread->run_cross, spread->run_latency,
+                                  totals->run_delay / totals->run_latency, 0, (double)totals->ended);
+    return sqrt(variance) / (totals->run_latency / 1e9);
 }
 
 double standard_error_cpu(const struct type_totals *totals)
 {
     const struct type_spread *spread = &totals->spread;
-    double share = totals->cpu / totals->cpu_latency;
-    double variance =
-        residual((double)spread->cpu_own, (double)spread->cpu_cross, (double)spread->cpu_latency, share);
-    return sqrt(few(totals->ended) * variance) / (totals->cpu_latency / 1e9);
+    double variance = variance_of(spread->cpu_own, spread->cpu_cross, spread->cpu_latency,
+                                  totals->cpu / totals->cpu_latency, 0, (double)totals->ended);
+    return sqrt(variance) / (totals->cpu_latency / 1e9);
 }
 
 double standard_error_at_most(uint32_t actions, double squares, double whole, double share)

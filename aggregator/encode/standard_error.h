@@ -3,8 +3,8 @@
  * profiled, and those that were were looked at now and then. The formulas are in aggregator/spread.h.
  *
  * The truth lies within 1.96 of them for 95 figures in 100. So that it does also where few actions were
- * profiled, the variance between m of them is raised by m / (m - 3), which is close to what Student's
- * distribution asks for in place of m / (m - 1); of fewer than 4 no error can be told. A share of 0 or 1 that
+ * profiled, the variance between M of them is raised by M / (M - 3), which is close to what Student's
+ * distribution asks for in place of M / (M - 1); of fewer than 4 no error can be told. A share of 0 or 1 that
  * a few actions show is no proof that there is nothing else: the error is at least that of one more action,
  * or of one more tick where all were profiled.
  *
@@ -25,6 +25,7 @@ struct standard_error {
     const struct type_totals *totals;
     double sampled; /* all of its sampled time, weighted, in s */
     double ticks;   /* t² / p of all of it, in s² */
+    double actions; /* M of spread.h */
     uint64_t samples;
     bool whole_known; /* time outside any action has no exact wall time that it is a share of */
 };

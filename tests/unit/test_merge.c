@@ -163,7 +163,7 @@ START_TEST(alike_actions_of_one_root_are_one_draw_however_many)
     merge_close_ended(&merge, merge.round);
     const struct type_totals *totals = profile_type(&merge.open->profile, inner);
     ck_assert_uint_eq(totals->ended, MANY);
-    ck_assert_double_eq_tol(totals->spread.run_own / (2.0 * MANY * MANY), 1,
+    ck_assert_double_eq_tol((double)totals->spread.run_own.shed / (2.0 * MANY * MANY), 1,
                             0.001); /* weight 2, of 1 s each */
     ck_assert_uint_eq(merge.actions.actions_used, 1 + ACTIONS_NESTED_TOLD);
 }

@@ -15,6 +15,7 @@
 #include "aggregator/log.h"
 #include "aggregator/pool.h"
 #include "tests/unit/suite.h"
+#include "tests/unit/look.h"
 #include "tests/unit/synthetic.h"
 
 #define MS UINT64_C(1000000)
@@ -181,33 +182,7 @@ static void tear_down(void)
 
 static const json_t *action(const char *type)
 {
-    const json_t *list = json_object_get(report, "actions");
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *one = json_array_get(list, i);
-        if (strcmp(json_string_value(json_object_get(one, "action_type")), type) == 0)
-            return one;
-    }
-    ck_abort_msg("no action %s", type);
-    return NULL;
-}
-
-static double number(const json_t *json, const char *key)
-{
-    const json_t *value = json_object_get(json, key);
-    ck_assert_msg(json_is_number(value), "%s is no number", key);
-    return json_number_value(value);
-}
-
-static const json_t *hot(const json_t *of, const char *instruction)
-{
-    const json_t *list = json_object_get(of, "hot");
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *row = json_array_get(list, i);
-        if (strcmp(json_string_value(json_object_get(row, "instruction")), instruction) == 0)
-            return row;
-    }
-    ck_abort_msg("%s is not hot", instruction);
-    return NULL;
+    return look_action(report, type);
 }
 
 static void is_near(const char *what, double got, double expected, double tolerance)
@@ -219,14 +194,14 @@ static void is_near(const char *what, double got, double expected, double tolera
 START_TEST(what_is_counted_is_exact)
 {
     const json_t *shop = action("/shop/<int:id>");
-    ck_assert_double_eq(number(shop, "count"), done);
-    ck_assert_double_eq(number(shop, "errors"), errors);
-    ck_assert_double_eq_tol(number(shop, "wall"), all_ms / 1e3, 1e-6 * done);
-    ck_assert_double_le(number(shop, "profiled"), CYCLES * CAP);
-    ck_assert_double_ge(number(shop, "profiled"), 0.8 * CYCLES * CAP);
-    ck_assert_double_eq_tol(number(action("shop:charge"), "wall"), done * 0.003, 1e-6 * done);
-    ck_assert_double_eq(number(report, "dropped"), 0);
-    ck_assert_double_eq(number(report, "late"), 0);
+    ck_assert_double_eq(look_number(shop, "count"), done);
+    ck_assert_double_eq(look_number(shop, "errors"), errors);
+    ck_assert_double_eq_tol(look_number(shop, "wall"), all_ms / 1e3, 1e-6 * done);
+    ck_assert_double_le(look_number(shop, "profiled"), CYCLES * CAP);
+    ck_assert_double_ge(look_number(shop, "profiled"), 0.8 * CYCLES * CAP);
+    ck_assert_double_eq_tol(look_number(action("shop:charge"), "wall"), done * 0.003, 1e-6 * done);
+    ck_assert_double_eq(look_number(report, "dropped"), 0);
+    ck_assert_double_eq(look_number(report, "late"), 0);
 }
 END_TEST
 
@@ -244,7 +219,7 @@ START_TEST(time_by_line_is_the_truth_within_sampling_error)
     };
     const json_t *shop = action("/shop/<int:id>");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        is_near(rows[i].instruction, number(hot(shop, rows[i].instruction), "self_time"),
+        is_near(rows[i].instruction, look_number(look_hot(shop, rows[i].instruction), "self_time"),
                 truth_ms[rows[i].line] / 1e3, rows[i].tolerance);
 }
 END_TEST
@@ -252,21 +227,21 @@ END_TEST
 /* Four of them, once in 16,000 figures; and they are not so large that anything would do. */
 static void is_within_its_error(const json_t *of, const char *key, double truth, double largest)
 {
-    double error = number(json_object_get(of, "se"), key);
-    ck_assert_msg(fabs(number(of, key) - truth) <= 4 * error, "%s: %.3f +- %.3f, in truth %.3f", key,
-                  number(of, key), error, truth);
+    double error = look_number(json_object_get(of, "se"), key);
+    ck_assert_msg(fabs(look_number(of, key) - truth) <= 4 * error, "%s: %.3f +- %.3f, in truth %.3f", key,
+                  look_number(of, key), error, truth);
     ck_assert_msg(error > 0 && error <= largest * truth, "%s: +- %.3f of %.3f", key, error, truth);
 }
 
 START_TEST(what_is_estimated_is_told_with_its_standard_error)
 {
-    const json_t *shop = action("/shop/<int:id>"), *cart = hot(shop, "shop/db.py:cart:41");
-    double wall = number(shop, "wall"), cart_s = truth_ms[CART] / 1e3;
+    const json_t *shop = action("/shop/<int:id>"), *cart = look_hot(shop, "shop/db.py:cart:41");
+    double wall = look_number(shop, "wall"), cart_s = truth_ms[CART] / 1e3;
     is_within_its_error(cart, "self_time", cart_s, 0.03);
     is_within_its_error(cart, "share", cart_s / wall, 0.03);
-    is_within_its_error(hot(shop, "shop/page.py:render:7"), "self_time", truth_ms[RENDER] / 1e3, 0.03);
-    is_within_its_error(hot(shop, "shop/tax.py:rates:17"), "self_time", truth_ms[TAX] / 1e3, 0.1);
-    is_within_its_error(hot(shop, "shop/tree.py:walk:5"), "time", truth_ms[WALK] / 1e3, 0.05);
+    is_within_its_error(look_hot(shop, "shop/page.py:render:7"), "self_time", truth_ms[RENDER] / 1e3, 0.03);
+    is_within_its_error(look_hot(shop, "shop/tax.py:rates:17"), "self_time", truth_ms[TAX] / 1e3, 0.1);
+    is_within_its_error(look_hot(shop, "shop/tree.py:walk:5"), "time", truth_ms[WALK] / 1e3, 0.05);
     is_within_its_error(shop, "blocked", (truth_ms[CART] + truth_ms[TAX]) / 1e3, 0.1);
     is_within_its_error(shop, "gil_wait", truth_ms[CHARGE] / 1e3, 0.03);
     is_within_its_error(shop, "runnable", waited_ms / 1e3, 0.03);
@@ -281,66 +256,72 @@ END_TEST
 START_TEST(all_that_was_seen_was_profiled_or_denied_for_a_reason)
 {
     const json_t *shop = action("/shop/<int:id>"), *denied = json_object_get(shop, "denied");
-    ck_assert_double_gt(number(denied, "lottery"), 0);
-    ck_assert_double_eq(number(denied, "cap"), over_the_cap);
-    ck_assert_double_eq(number(shop, "count"),
-                        number(shop, "profiled") + number(denied, "lottery") + number(denied, "cap"));
+    ck_assert_double_gt(look_number(denied, "lottery"), 0);
+    ck_assert_double_eq(look_number(denied, "cap"), over_the_cap);
+    ck_assert_double_eq(look_number(shop, "count"), look_number(shop, "profiled") +
+                                                        look_number(denied, "lottery") +
+                                                        look_number(denied, "cap"));
 }
 END_TEST
 
 START_TEST(states_add_up_to_the_wall_time_and_are_the_truth)
 {
     const json_t *shop = action("/shop/<int:id>");
-    double waiting = waited_ms / 1e3, wall = number(shop, "wall");
+    double waiting = waited_ms / 1e3, wall = look_number(shop, "wall");
     double cpu = (truth_ms[SEARCH] + truth_ms[RENDER] + truth_ms[WALK]) / 1e3, native = truth_ms[ROOT] / 1e3;
     /* What waited for a core was taken out of computing with the GIL and without it in proportion. */
-    is_near("runnable", number(shop, "runnable"), waiting, 0.05);
-    is_near("cpu", number(shop, "cpu"), cpu - waiting * cpu / (cpu + native), 0.07);
-    is_near("gil_wait", number(shop, "gil_wait"), truth_ms[CHARGE] / 1e3, 0.05);
-    is_near("blocked", number(shop, "blocked"), (truth_ms[CART] + truth_ms[TAX]) / 1e3, 0.1);
-    ck_assert_double_eq_tol(number(shop, "cpu") + number(shop, "native") + number(shop, "gil_wait") +
-                                number(shop, "blocked") + number(shop, "runnable"),
+    is_near("runnable", look_number(shop, "runnable"), waiting, 0.05);
+    is_near("cpu", look_number(shop, "cpu"), cpu - waiting * cpu / (cpu + native), 0.07);
+    is_near("gil_wait", look_number(shop, "gil_wait"), truth_ms[CHARGE] / 1e3, 0.05);
+    is_near("blocked", look_number(shop, "blocked"), (truth_ms[CART] + truth_ms[TAX]) / 1e3, 0.1);
+    ck_assert_double_eq_tol(look_number(shop, "cpu") + look_number(shop, "native") +
+                                look_number(shop, "gil_wait") + look_number(shop, "blocked") +
+                                look_number(shop, "runnable"),
                             wall, 1e-6 * wall);
-    ck_assert_str_eq(json_string_value(json_object_get(hot(shop, "shop/db.py:cart:41"), "state")), "blocked");
-    ck_assert_str_eq(json_string_value(json_object_get(hot(shop, "shop/page.py:render:7"), "state")), "cpu");
-    ck_assert_str_eq(json_string_value(json_object_get(hot(shop, "shop/pay.py:charge:9"), "state")),
+    ck_assert_str_eq(json_string_value(json_object_get(look_hot(shop, "shop/db.py:cart:41"), "state")),
+                     "blocked");
+    ck_assert_str_eq(json_string_value(json_object_get(look_hot(shop, "shop/page.py:render:7"), "state")),
+                     "cpu");
+    ck_assert_str_eq(json_string_value(json_object_get(look_hot(shop, "shop/pay.py:charge:9"), "state")),
                      "gil_wait");
-    ck_assert_str_eq(json_string_value(json_object_get(hot(shop, "shop/app.py:shop:10"), "state")), "native");
+    ck_assert_str_eq(json_string_value(json_object_get(look_hot(shop, "shop/app.py:shop:10"), "state")),
+                     "native");
 }
 END_TEST
 
 START_TEST(rows_are_ordered_and_no_share_exceeds_the_whole)
 {
     const json_t *shop = action("/shop/<int:id>"), *list = json_object_get(shop, "hot");
-    double before = INFINITY, shares = 0, wall = number(shop, "wall");
+    double before = INFINITY, shares = 0, wall = look_number(shop, "wall");
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *row = json_array_get(list, i);
-        double self = number(row, "self_time"), time = number(row, "time");
+        double self = look_number(row, "self_time"), time = look_number(row, "time");
         ck_assert_double_le(self, before);
         ck_assert_double_le(self, time * (1 + 1e-9));
         ck_assert_double_le(time, wall * (1 + 1e-9));
-        ck_assert_double_eq_tol(number(row, "share"), self / wall, 1e-9);
-        shares += number(row, "share");
+        ck_assert_double_eq_tol(look_number(row, "share"), self / wall, 1e-9);
+        shares += look_number(row, "share");
         before = self;
     }
     ck_assert_double_le(shares, 1 + 1e-9);
     /* All time is below the outermost line; a recursion counts once; a nested action counts for what encloses
      * it. */
-    is_near("root", number(hot(shop, "shop/app.py:shop:10"), "time"), wall, 1e-6);
-    const json_t *walk = hot(shop, "shop/tree.py:walk:5"), *charge = action("shop:charge");
-    is_near("recursion", number(walk, "time"), number(walk, "self_time"), 1e-9);
-    is_near("nested", number(hot(charge, "shop/pay.py:charge:9"), "self_time"), number(charge, "wall"), 1e-6);
+    is_near("root", look_number(look_hot(shop, "shop/app.py:shop:10"), "time"), wall, 1e-6);
+    const json_t *walk = look_hot(shop, "shop/tree.py:walk:5"), *charge = action("shop:charge");
+    is_near("recursion", look_number(walk, "time"), look_number(walk, "self_time"), 1e-9);
+    is_near("nested", look_number(look_hot(charge, "shop/pay.py:charge:9"), "self_time"),
+            look_number(charge, "wall"), 1e-6);
 }
 END_TEST
 
 START_TEST(quantiles_are_right_within_a_bucket)
 {
     const json_t *latency = json_object_get(action("/shop/<int:id>"), "latency");
-    is_near("p50", number(latency, "p50"), latency_ms[done / 2] / 1e3, 1.0 / 16);
-    is_near("p90", number(latency, "p90"), latency_ms[done * 9 / 10] / 1e3, 1.0 / 16);
-    is_near("p99", number(latency, "p99"), latency_ms[done * 99 / 100] / 1e3, 1.0 / 16);
-    is_near("max", number(latency, "max"), latency_ms[done - 1] / 1e3, 1e-6);
-    is_near("mean", number(latency, "mean"), all_ms / done / 1e3, 1e-6);
+    is_near("p50", look_number(latency, "p50"), latency_ms[done / 2] / 1e3, 1.0 / 16);
+    is_near("p90", look_number(latency, "p90"), latency_ms[done * 9 / 10] / 1e3, 1.0 / 16);
+    is_near("p99", look_number(latency, "p99"), latency_ms[done * 99 / 100] / 1e3, 1.0 / 16);
+    is_near("max", look_number(latency, "max"), latency_ms[done - 1] / 1e3, 1e-6);
+    is_near("mean", look_number(latency, "mean"), all_ms / done / 1e3, 1e-6);
 }
 END_TEST
 
@@ -350,9 +331,9 @@ START_TEST(why_slow_ones_are_slow_is_found)
     const json_t *first = json_array_get(reasons, 0);
     ck_assert_str_eq(json_string_value(json_object_get(first, "instruction")), "shop/tax.py:rates:17");
     ck_assert_str_eq(json_string_value(json_object_get(first, "state")), "blocked");
-    ck_assert_double_ge(number(first, "share_slow"), 0.6);
-    ck_assert_double_le(number(first, "share_slow"), 1);
-    ck_assert_double_le(number(first, "share_typical"), 0.02);
+    ck_assert_double_ge(look_number(first, "share_slow"), 0.6);
+    ck_assert_double_le(look_number(first, "share_slow"), 1);
+    ck_assert_double_le(look_number(first, "share_typical"), 0.02);
     ck_assert_uint_eq(json_array_size(json_object_get(action("shop:charge"), "slow_because")), 0);
 }
 END_TEST
