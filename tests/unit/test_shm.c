@@ -328,67 +328,6 @@ START_TEST(an_auditor_that_was_held_up_leaves_a_word_that_moved_on)
 }
 END_TEST
 
-/* Four processes race for tokens, one of them is killed in the middle; nobody may see more than the cap in a
- * cycle. `broken` takes without compare-and-swap. Returns the most tokens that any cycle gave out. */
-static uint32_t race(bool broken)
-{
-    enum { CYCLES = 400, CAP = 7, PROCESSES = 4 };
-    struct shared {
-        struct budget_page page;
-        _Atomic uint32_t cycle;
-        _Atomic uint32_t given[CYCLES + 1];
-    } *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    pid_t children[PROCESSES];
-    for (int i = 0; i < PROCESSES; i++)
-        if ((children[i] = fork()) == 0) {
-            for (uint32_t cycle; (cycle = atomic_load(&shared->cycle)) < CYCLES;) {
-                bool taken;
-                if (broken) {
-                    uint64_t word = atomic_load(&shared->page.word);
-                    uint32_t used = budget_cycle_of(word) == cycle ? budget_used_of(word) : 0;
-                    taken = used < CAP;
-                    if (taken)
-                        atomic_store(&shared->page.word, (uint64_t)cycle << 32 | (used + 1));
-                } else {
-                    taken = budget_take(&shared->page, cycle, CAP);
-                    cycle = atomic_load(&shared->cycle) == cycle
-                                ? cycle
-                                : CYCLES; /* it may have been the next one's */
-                }
-                if (taken)
-                    atomic_fetch_add(&shared->given[cycle], 1);
-            }
-            _exit(0);
-        }
-    for (uint32_t cycle = 0; cycle < CYCLES; cycle++) {
-        usleep(500);
-        if (cycle == CYCLES / 2)
-            kill(children[0], SIGKILL);
-        atomic_store(&shared->cycle, cycle + 1);
-    }
-    uint32_t most = 0;
-    for (int i = 0; i < PROCESSES; i++)
-        waitpid(children[i], NULL, 0);
-    for (uint32_t cycle = 0; cycle < CYCLES; cycle++)
-        most = atomic_load(&shared->given[cycle]) > most ? atomic_load(&shared->given[cycle]) : most;
-    munmap(shared, sizeof *shared);
-    return most;
-}
-
-START_TEST(racing_processes_never_exceed_the_cap)
-{
-    uint32_t most = race(false);
-    ck_assert_uint_le(most, 7);
-    ck_assert_uint_gt(most, 0);
-}
-END_TEST
-
-START_TEST(a_budget_without_compare_and_swap_is_caught)
-{
-    ck_assert_uint_gt(race(true), 7);
-}
-END_TEST
-
 /* ---- rates --------------------------------------------------------------------------------------------- */
 
 static _Atomic bool rates_stop;
@@ -555,8 +494,6 @@ int main(void)
     tcase_add_test(plain, the_cycle_number_may_wrap);
     tcase_add_test(plain, a_word_from_the_future_is_set_back_and_the_rest_of_the_cycle_denied);
     tcase_add_test(plain, an_auditor_that_was_held_up_leaves_a_word_that_moved_on);
-    tcase_add_test(plain, racing_processes_never_exceed_the_cap);
-    tcase_add_test(plain, a_budget_without_compare_and_swap_is_caught);
     tcase_add_test(plain, a_reader_of_rates_never_sees_a_mixture);
     tcase_add_test(plain, a_pools_folder_name_gives_back_uid_and_source);
     suite_add_tcase(suite, plain);
