@@ -111,15 +111,40 @@ static void dealloc_body(PyObject *object)
     Py_DECREF(type);
 }
 
+/* Who is no server may look at what it got as at what the application returned (Django's response). */
+static PyObject *attribute_of_body(PyObject *object, PyObject *name)
+{
+    struct body *self = (struct body *)object;
+    PyObject *own = PyObject_GenericGetAttr(object, name);
+    if (own != NULL || self->iterable == NULL || !PyErr_ExceptionMatches(PyExc_AttributeError))
+        return own;
+    PyErr_Clear();
+    PyObject *iterable = Py_NewRef(self->iterable);
+    PyObject *found = PyObject_GetAttr(iterable, name);
+    Py_DECREF(iterable);
+    return found;
+}
+
+static PyObject *bytes_of_body(PyObject *object, PyObject *unused)
+{
+    struct body *self = (struct body *)object;
+    PyObject *iterable = Py_NewRef(self->iterable != NULL ? self->iterable : Py_None);
+    PyObject *bytes = PyObject_Bytes(iterable);
+    Py_DECREF(iterable);
+    return bytes;
+}
+
 static PyMethodDef body_methods[] = {
     {"close", close_body, METH_NOARGS,
      "close($self, /)\n--\n\nClose the application's iterable and end the action."},
+    {"__bytes__", bytes_of_body, METH_NOARGS,
+     "__bytes__($self, /)\n--\n\nWhat bytes() makes of the application's iterable."},
     {NULL, NULL, 0, NULL},
 };
 
 #define BODY_SLOTS                                                                                           \
     {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, next_of_body}, {Py_tp_methods, body_methods},          \
-        {Py_tp_traverse, traverse_body}, {Py_tp_clear, clear_body},                                          \
+        {Py_tp_getattro, attribute_of_body}, {Py_tp_traverse, traverse_body}, {Py_tp_clear, clear_body},     \
     {                                                                                                        \
         Py_tp_dealloc, dealloc_body                                                                          \
     }

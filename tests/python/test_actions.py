@@ -345,6 +345,23 @@ def test_length_is_that_of_the_applications_body():
     body.close()
 
 
+def test_what_the_application_returned_shows_through_the_body():
+    class Response(list):
+        status_code = 200
+
+        def __bytes__(self):
+            return b'all'
+
+    def app(env, start_response):
+        start_response('200 OK', [])
+        return Response([b'x'])
+
+    body = profilomatic.wsgi.wrap(app)(environ(), Server())
+    assert body.status_code == 200 and bytes(body) == b'all' and not hasattr(body, 'nothing')
+    body.close()
+    assert not hasattr(body, 'status_code')
+
+
 def test_wrapping_twice_counts_once(messages):
     inner = profilomatic.wsgi.wrap(hello)
     assert profilomatic.wsgi.wrap(inner) is inner

@@ -157,6 +157,13 @@ class Body:
         finally:
             self._request.finish()
 
+    def __getattr__(self, name: str) -> Any:
+        """Who is no server may look at what it got as at what the application returned."""
+        return getattr(self.__dict__.get('_iterable'), name)
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._iterable)
+
     def __del__(self) -> None:
         self._request.finish()
 
