@@ -377,3 +377,13 @@ int profile_merge(struct profile *into, const struct profile *from)
     into->folded += from->folded;
     return rc;
 }
+
+struct cell *profile_cells_of(const struct profile *profile, uint32_t type, uint32_t *count)
+{
+    struct cell *cell = malloc((profile->cells + 1) * sizeof *cell);
+    *count = 0;
+    for (uint32_t i = 0; cell != NULL && i < profile->cells; i++)
+        if (profile->cell[i].type == type)
+            cell[(*count)++] = profile->cell[i];
+    return cell;
+}

@@ -138,4 +138,7 @@ static inline bool profile_empty(const struct profile *profile)
 /** Start afresh, keeping the memory. */
 void profile_clear(struct profile *profile);
 
+/** Copies of the cells of one type, malloc'ed; NULL without memory. */
+struct cell *profile_cells_of(const struct profile *profile, uint32_t type, uint32_t *count);
+
 #endif

@@ -91,13 +91,14 @@ static int add_destination(const json_t *json, const char *kind, uid_t uid, cons
                            const struct config *config, struct request *request)
 {
     const char *form = text_of(json, "form");
-    if (form != NULL && strcmp(form, "classic") != 0)
-        return fault(EINVAL, "form '%s' is not known here; 'classic' is", form);
+    bool eliot = form != NULL && strcmp(form, "eliot") == 0;
+    if (form != NULL && !eliot && strcmp(form, "classic") != 0)
+        return fault(EINVAL, "form '%s' is not known here; 'classic' and 'eliot' are", form);
     char pool[DIRECTORY_SOURCE_MAX + 16];
     snprintf(pool, sizeof pool, "%lu-%s", (unsigned long)uid, source);
     struct destination_spec spec = {
         .kind = strcmp(kind, "file") == 0 ? DESTINATION_FILE : DESTINATION_REST,
-        .form = DESTINATION_CLASSIC,
+        .form = eliot ? DESTINATION_ELIOT : DESTINATION_CLASSIC,
         .profiles = flag_of(json, "profiles", false),
         .pool = pool,
         .path = text_of(json, "path"),
@@ -134,6 +135,7 @@ static int add_destination(const json_t *json, const char *kind, uid_t uid, cons
     request->kind = REQUEST_DESTINATION;
     request->destination = id;
     request->profiles = spec.profiles;
+    request->form = spec.form;
     return 0;
 }
 

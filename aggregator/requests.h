@@ -34,6 +34,7 @@ struct request {
     struct budget_asked limits; /* REQUEST_LIMITS */
     bool process_scope;
     int destination; /* REQUEST_DESTINATION: its id */
+    unsigned form;   /* enum destination_form: what it takes */
     bool profiles;   /* it also takes merged profiles and status */
     bool there;      /* seen in the folder at this scan */
 };

@@ -24,6 +24,8 @@ enum destination_kind {
 
 enum destination_form {
     DESTINATION_CLASSIC,
+    DESTINATION_ELIOT,
+    DESTINATION_FORMS,
 };
 
 enum destination_gzip {

@@ -1,6 +1,7 @@
 /* The budget as JSON: see budget_json.h. */
 #include "aggregator/encode/budget_json.h"
 
+#include "aggregator/encode/identity.h"
 #include "aggregator/encode/instant.h"
 #include "aggregator/encode/report.h"
 #include "shm/rates.h"
@@ -78,10 +79,12 @@ char *budget_message(const char *source, const struct window *window, double max
                      const struct budget_limits *limits, const struct history *history,
                      uint64_t decisions_from)
 {
+    char id[IDENTITY_BYTES];
+    identity_window(window, source, "", id);
     json_t *json =
-        json_pack("{s:s,s:s,s:o,s:o,s:I,s:o,s:o,s:o}", "kind", "status", "source", source, "window_start",
-                  instant_json(window->start_real_ns), "window_end", instant_json(window->end_real_ns),
-                  "workers", (json_int_t)window->workers, "overhead",
+        json_pack("{s:s,s:s,s:s,s:o,s:o,s:I,s:o,s:o,s:o}", "kind", "status", "id", id, "source", source,
+                  "window_start", instant_json(window->start_real_ns), "window_end",
+                  instant_json(window->end_real_ns), "workers", (json_int_t)window->workers, "overhead",
                   report_overhead(&window->sums, max_overhead), "limits", budget_limits_json(limits),
                   "decisions", budget_decisions_json(history, decisions_from, HISTORY_DECISIONS));
     char *line = json_dumps(json, JSON_COMPACT);

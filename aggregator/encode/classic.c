@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "aggregator/encode/instant.h"
+#include "aggregator/encode/story.h"
 #include "aggregator/encode/tree.h"
 
 enum {
@@ -25,42 +26,16 @@ struct piece {
     double start, end; /* sampled ns since the first sample */
 };
 
-/* A begin or an end of an action in the family, or something that was logged. */
-struct event {
-    uint64_t time_ns;
-    uint32_t action; /* ACTIONS_NONE: just logged */
-    bool end;
-    uint32_t order;
-    const struct held_message *text; /* what the application's log says of it; NULL: nothing */
-};
-
 struct builder {
+    const struct story *story;
     const struct merge *merge;
     struct piece *piece;
     uint32_t pieces, room;
-    struct event *event;
-    uint32_t events, told;
+    uint32_t told;                                             /* of the story's events */
     uint32_t path[DEPTH_MOST], instruction[DEPTH_MOST], depth; /* of the last sample: pieces, root first */
     double total;
     bool failed;
 };
-
-void classic_id(const struct classic_origin *origin, uint64_t serial, char out[CLASSIC_ID_BYTES])
-{
-    for (int i = 0; i < 16; i++)
-        sprintf(out + 2 * i, "%02x", origin->segment[i]);
-    snprintf(out + 32, CLASSIC_ID_BYTES - 32, "-%llx", (unsigned long long)serial);
-}
-
-void classic_uuid(const uint8_t uuid[16], char out[37])
-{
-    char *p = out;
-    for (int i = 0; i < 16; i++) {
-        if (i == 4 || i == 6 || i == 8 || i == 10)
-            *p++ = '-';
-        p += sprintf(p, "%02x", uuid[i]);
-    }
-}
 
 static uint32_t add_piece(struct builder *builder, uint32_t parent, uint32_t instruction)
 {
@@ -92,7 +67,8 @@ static void tell_events(struct builder *builder, uint32_t parent, uint32_t instr
 static uint32_t due_events(const struct builder *builder, uint64_t time_ns)
 {
     uint32_t due = 0;
-    while (builder->told + due < builder->events && builder->event[builder->told + due].time_ns <= time_ns)
+    while (builder->told + due < builder->story->events &&
+           builder->story->event[builder->told + due].time_ns <= time_ns)
         due++;
     return due;
 }
@@ -103,7 +79,7 @@ static uint32_t split_at(const struct builder *builder, uint32_t due, uint32_t c
 {
     uint32_t level = depth - 1;
     for (uint32_t i = 0; i < due; i++) {
-        const struct held_message *text = builder->event[builder->told + i].text;
+        const struct held_message *text = builder->story->event[builder->told + i].text;
         if (text != NULL && text->depth != 0 && text->depth - 1 < level)
             level = text->depth - 1;
     }
@@ -157,112 +133,7 @@ static void add_sample(struct builder *builder, const struct held_sample *sample
     builder->piece[builder->path[depth - 1]].self += (double)sample->wall_ns;
 }
 
-/* ---- what goes in, in order of time ------------------------------------------------------------------ */
-
-static int by_sample_time(const void *a, const void *b)
-{
-    const struct held_sample *x = a, *y = b;
-    return x->time_ns < y->time_ns ? -1 : x->time_ns > y->time_ns;
-}
-
-static int by_event_time(const void *a, const void *b)
-{
-    const struct event *x = a, *y = b;
-    if (x->time_ns != y->time_ns)
-        return x->time_ns < y->time_ns ? -1 : 1;
-    return x->order < y->order ? -1 : x->order > y->order;
-}
-
-static struct held_sample *samples_of(const struct actions *actions, uint32_t root)
-{
-    const struct action *action = &actions->action[root];
-    struct held_sample *sample = malloc((action->samples + 1) * sizeof *sample);
-    uint32_t n = 0;
-    if (sample == NULL)
-        return NULL;
-    for (uint32_t s = action->first_sample; s != ACTIONS_NONE; s = actions->sample[s].next)
-        sample[n++] = actions->sample[s];
-    qsort(sample, n, sizeof *sample, by_sample_time);
-    return sample;
-}
-
-static void add_event(struct builder *builder, uint64_t time_ns, uint32_t action, bool end)
-{
-    struct event *event = &builder->event[builder->events];
-    *event = (struct event){.time_ns = time_ns, .action = action, .end = end, .order = builder->events++};
-}
-
-/* What the log says of a begin or an end goes to it; what else was logged is an event of its own. */
-static void add_message(struct builder *builder, const struct held_message *held, uint32_t root)
-{
-    const struct actions *actions = &builder->merge->actions;
-    bool end = (held->flags & MESSAGE_END) != 0;
-    for (uint32_t i = 0; i < builder->events && (held->flags & (MESSAGE_BEGIN | MESSAGE_END)) != 0; i++) {
-        struct event *event = &builder->event[i];
-        if (event->action != ACTIONS_NONE && event->end == end && event->text == NULL &&
-            actions->action[event->action].begin.action_serial == held->serial) {
-            event->text = held;
-            return;
-        }
-    }
-    bool of_root = end && held->serial == actions->action[root].begin.action_serial;
-    add_event(builder, held->time_ns, of_root ? root : ACTIONS_NONE, of_root);
-    builder->event[builder->events - 1].text = held;
-}
-
-static bool gather_events(struct builder *builder, uint32_t root)
-{
-    const struct actions *actions = &builder->merge->actions;
-    const struct messages *messages = &actions->action[root].messages;
-    uint32_t most = 1 + messages->count;
-    for (uint32_t at = actions->action[root].family; at != ACTIONS_NONE; at = actions->action[at].sibling)
-        most += 2;
-    builder->event = malloc(most * sizeof *builder->event);
-    if (builder->event == NULL)
-        return false;
-    add_event(builder, 0, root, false);
-    for (uint32_t at = actions->action[root].family; at != ACTIONS_NONE; at = actions->action[at].sibling) {
-        const struct action *member = &actions->action[at];
-        add_event(builder, member->begin.time_ns, at, false);
-        if (member->ended)
-            add_event(builder, member->end.time_ns, at, true);
-    }
-    for (const struct held_message *held = messages->first; held != NULL; held = held->next)
-        add_message(builder, held, root);
-    qsort(builder->event, builder->events, sizeof *builder->event, by_event_time);
-    return true;
-}
-
 /* ---- JSON -------------------------------------------------------------------------------------------- */
-
-static const char *status_of(const struct action *action)
-{
-    return action->end.header.flags & END_ERROR ? "failed" : "succeeded";
-}
-
-/* The texts come from a worker: what is no JSON object is none. */
-json_t *classic_logged(const struct held_message *held)
-{
-    json_t *json = json_loadb(held->text, held->length, 0, NULL);
-    if (json_is_object(json))
-        return json;
-    json_decref(json);
-    return NULL;
-}
-
-static json_t *message_json(const struct merge *merge, const struct event *event)
-{
-    json_t *logged = event->text != NULL ? classic_logged(event->text) : NULL;
-    if (logged != NULL)
-        return logged;
-    if (event->action == ACTIONS_NONE)
-        return json_pack("{s:b}", "unreadable", true);
-    const struct action *action = &merge->actions.action[event->action];
-    char uuid[37];
-    classic_uuid(action->begin.task_uuid, uuid);
-    return json_pack("{s:s,s:s,s:s}", "action_type", names_text(&merge->types, action->type), "action_status",
-                     event->end ? status_of(action) : "started", "task_uuid", uuid);
-}
 
 static json_t *piece_json(const struct builder *builder, const struct piece *piece, double scale,
                           uint64_t begin_real_ns)
@@ -276,7 +147,7 @@ static json_t *piece_json(const struct builder *builder, const struct piece *pie
         instant_json(begin_real_ns + (uint64_t)(piece->end * scale)), "children");
     if (piece->message != 0)
         json_object_set_new(json, "message",
-                            message_json(builder->merge, &builder->event[piece->message - 1]));
+                            story_message(builder->merge, &builder->story->event[piece->message - 1]));
     return json;
 }
 
@@ -294,41 +165,23 @@ static json_t *children_json(const struct builder *builder, double scale, uint64
     return top;
 }
 
-/* What the application's own log says of the action as a whole. */
-static void add_logged(json_t *json, const struct builder *builder, uint32_t root)
-{
-    for (uint32_t i = 0; i < builder->events; i++) {
-        const struct event *event = &builder->event[i];
-        json_t *logged = event->action == root && event->text != NULL ? classic_logged(event->text) : NULL;
-        json_t *exception = json_object_get(logged, "exception"),
-               *level = json_object_get(logged, "task_level");
-        if (event->end && json_is_string(exception))
-            json_object_set(json, "exception", exception);
-        if (!event->end && json_is_array(level) && json_array_size(level) > 1) {
-            json_array_remove(level, json_array_size(level) - 1);
-            json_object_set(json, "task_level", level); /* where in its task it began */
-        }
-        json_decref(logged);
-    }
-}
-
-static json_t *action_json(const struct builder *builder, uint32_t root, const struct classic_origin *origin)
+static json_t *action_json(const struct builder *builder, uint32_t root, const struct origin *origin)
 {
     static const char *const granularity[] = {"file", "method", "line"};
     const struct merge *merge = builder->merge;
     const struct action *action = &merge->actions.action[root];
     uint64_t begin_real_ns = action->begin.time_ns + (uint64_t)origin->real_offset_ns;
     double latency = (double)action->end.latency_ns;
-    char uuid[37], id[CLASSIC_ID_BYTES];
-    classic_uuid(action->begin.task_uuid, uuid);
-    classic_id(origin, action->begin.action_serial, id);
+    char uuid[UUID_TEXT_BYTES], id[IDENTITY_BYTES];
+    identity_uuid_text(action->begin.task_uuid, uuid);
+    identity_action(origin, action->begin.action_serial, id);
     json_t *json = json_pack("{s:s,s:s,s:s,s:s,s:I,s:o,s:o,s:f,s:f}", "kind", "action", "id", id, "source",
                              origin->source, "task_uuid", uuid, "thread", (json_int_t)action->begin.thread,
                              "start_time", instant_json(begin_real_ns), "end_time",
                              instant_json(begin_real_ns + action->end.latency_ns), "time", latency / 1e9,
                              "self_time", builder->total > 0 ? 0.0 : latency / 1e9);
     json_object_set_new(json, "action_type", json_string(names_text(&merge->types, action->type)));
-    json_object_set_new(json, "action_status", json_string(status_of(action)));
+    json_object_set_new(json, "action_status", json_string(story_status(action)));
     json_object_set_new(json, "pid", json_integer(origin->pid));
     json_object_set_new(json, "weight", json_real(merge_weight(&action->begin)));
     json_object_set_new(json, "interval", json_real((double)action->begin.interval_us / 1e6));
@@ -337,49 +190,37 @@ static json_t *action_json(const struct builder *builder, uint32_t root, const s
         json_string(
             granularity[action->begin.granularity <= GRANULARITY_LINE ? action->begin.granularity : 0]));
     json_object_set_new(json, "cpu_time", json_real((double)action->end.cpu_ns / 1e9));
-    add_logged(json, builder, root);
+    json_t *exception, *task_level;
+    story_of_root(builder->story, &exception, &task_level);
+    if (exception != NULL)
+        json_object_set_new(json, "exception", exception);
+    if (task_level != NULL)
+        json_object_set_new(json, "task_level", task_level);
     double scale = builder->total > 0 ? latency / builder->total : 0;
     json_object_set_new(json, "children", children_json(builder, scale, begin_real_ns));
     return json;
 }
 
-char *classic_action(const struct merge *merge, uint32_t root, const struct classic_origin *origin)
+char *classic_action(const struct merge *merge, uint32_t root, const struct origin *origin)
 {
-    struct builder builder = {.merge = merge};
-    struct held_sample *sample = samples_of(&merge->actions, root);
-    char *line = NULL;
-    if (sample != NULL && gather_events(&builder, root)) {
-        for (uint32_t i = 0; i < merge->actions.action[root].samples && !builder.failed; i++)
-            add_sample(&builder, &sample[i]);
-        if (builder.depth != 0 || merge->actions.action[root].messages.count != 0)
-            tell_events(&builder, 0, builder.depth != 0 ? builder.instruction[0] : NOT_SAMPLED,
-                        builder.events - builder.told);
-        json_t *json = builder.failed ? NULL : action_json(&builder, root, origin);
-        line = json != NULL ? json_dumps(json, JSON_COMPACT) : NULL;
-        json_decref(json);
-    }
-    free(sample);
-    free(builder.event);
+    struct story story;
+    if (!story_open(&story, merge, root))
+        return NULL;
+    struct builder builder = {.story = &story, .merge = merge};
+    for (uint32_t i = 0; i < story.samples && !builder.failed; i++)
+        add_sample(&builder, &story.sample[i]);
+    if (builder.depth != 0 || merge->actions.action[root].messages.count != 0)
+        tell_events(&builder, 0, builder.depth != 0 ? builder.instruction[0] : NOT_SAMPLED,
+                    story.events - builder.told);
+    json_t *json = builder.failed ? NULL : action_json(&builder, root, origin);
+    char *line = json != NULL ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
     free(builder.piece);
+    story_close(&story);
     return line;
 }
 
 /* ---- merged profiles --------------------------------------------------------------------------------- */
-
-void classic_window_id(const struct window *window, const char *source, const char *name,
-                       char out[CLASSIC_ID_BYTES])
-{
-    uint64_t hash = UINT64_C(14695981039346656037); /* FNV-1a */
-    const char *parts[] = {source, name};
-    for (int i = 0; i < 2; i++)
-        for (const char *p = parts[i];; p++) {
-            hash = (hash ^ (uint8_t)*p) * UINT64_C(1099511628211);
-            if (*p == '\0')
-                break;
-        }
-    snprintf(out, CLASSIC_ID_BYTES, "%016llx%016llx", (unsigned long long)window->start_real_ns,
-             (unsigned long long)hash);
-}
 
 /* The stacks of a type as nested children; `scale` turns sampled ns into seconds. */
 static json_t *merged_children(const struct merge *merge, const struct cell *cell, uint32_t cells,
@@ -415,21 +256,11 @@ static json_t *merged_children(const struct merge *merge, const struct cell *cel
     return top;
 }
 
-static struct cell *cells_of(const struct profile *profile, uint32_t type, uint32_t *count)
-{
-    struct cell *cell = malloc((profile->cells + 1) * sizeof *cell);
-    *count = 0;
-    for (uint32_t i = 0; cell != NULL && i < profile->cells; i++)
-        if (profile->cell[i].type == type)
-            cell[(*count)++] = profile->cell[i];
-    return cell;
-}
-
 char *classic_profile(const struct merge *merge, const struct window *window,
                       const struct type_totals *totals, const char *source)
 {
     uint32_t cells;
-    struct cell *cell = cells_of(&window->profile, totals->type, &cells);
+    struct cell *cell = profile_cells_of(&window->profile, totals->type, &cells);
     if (cell == NULL)
         return NULL;
     double sampled = 0, wall = (double)totals->latency_sum_ns / 1e9;
@@ -438,8 +269,8 @@ char *classic_profile(const struct merge *merge, const struct window *window,
             sampled += cell[i].wall[state];
     double scale = sampled > 0 ? wall / sampled : 0;
     uint64_t max = totals->latency_max_ns;
-    char id[CLASSIC_ID_BYTES];
-    classic_window_id(window, source, names_text(&merge->types, totals->type), id);
+    char id[IDENTITY_BYTES];
+    identity_window(window, source, names_text(&merge->types, totals->type), id);
     json_t *json = json_pack("{s:s,s:s,s:s,s:s,s:o,s:o,s:f,s:f}", "kind", "profile", "id", id, "source",
                              source, "action_type", names_text(&merge->types, totals->type), "window_start",
                              instant_json(window->start_real_ns), "window_end",

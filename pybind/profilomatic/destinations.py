@@ -22,8 +22,6 @@ _FORMS = ('classic', 'eliot')
 def _check_form(form: str) -> str:
     if form not in _FORMS:
         raise ValueError('form must be one of %s, not %r' % (', '.join(map(repr, _FORMS)), form))
-    if form == 'eliot':
-        raise ValueError("form='eliot' is not carried out by this version; use form='classic'")
     return form
 
 
@@ -51,7 +49,8 @@ class FileDestination(_Requested):
 
     `f` is a path, or a file object. A path, and a file object on a named regular file, is appended to by the
     aggregator; a file object without a name (a pipe, a StringIO) is written to by this process. `flush` asks
-    for each message to be written as it comes; `profiles` adds merged profiles and status to the actions.
+    for each message to be written as it comes; `profiles` adds merged profiles and status to the actions. `form` is
+    'classic' (one object a message) or 'eliot' (each message a task of its own, which Eliot's parser reads).
     """
 
     def __init__(
@@ -68,7 +67,8 @@ class FileDestination(_Requested):
         if path is None:
             if not callable(getattr(f, 'write', None)):
                 raise TypeError('a path or a file object is needed, not %r' % (f,))
-            _check_form(form)
+            if _check_form(form) == 'eliot':
+                raise ValueError("form='eliot' is for paths, named regular files and servers, not for %r" % (f,))
         else:
             self._request = {
                 'kind': 'file',
@@ -84,6 +84,8 @@ class FileDestination(_Requested):
 
         line = json.dumps(message) + '\n'
         if self._request is not None:
+            if self._request['form'] != 'classic':
+                raise ValueError("form='eliot' is written by the aggregator alone")
             with open(self._request['path'], 'a', encoding='utf-8') as file:
                 file.write(line)
             return

@@ -386,7 +386,7 @@ static json_t *message;
 static void keep_message(const struct merge *from, uint32_t root, void *context)
 {
     (void)context;
-    const struct classic_origin origin = {.source = "unit", .pid = 42, .real_offset_ns = 1000000000};
+    const struct origin origin = {.source = "unit", .pid = 42, .real_offset_ns = 1000000000};
     char *line = classic_action(from, root, &origin);
     ck_assert_ptr_nonnull(line);
     ck_assert_ptr_null(strchr(line, '\n'));

@@ -7,6 +7,7 @@
 #include "aggregator/checkpoint.h"
 #include "aggregator/destination/destination.h"
 #include "aggregator/encode/classic.h"
+#include "aggregator/encode/eliot.h"
 #include "aggregator/guard.h"
 #include "aggregator/log.h"
 #include "aggregator/pool.h"
@@ -21,11 +22,32 @@ static struct config config;
 static uint32_t trunk, leaf;
 static json_t *told; /* the last action's message */
 
+/* The same as a task of Eliot: whole, its levels without a gap. */
+static void check_task(const struct merge *merge, uint32_t root, const struct origin *origin)
+{
+    char *lines = eliot_action(merge, root, origin), *rest = lines;
+    int level = 0;
+    const char *status = NULL;
+    ck_assert_ptr_nonnull(lines);
+    for (char *line; (line = strsep(&rest, "\n")) != NULL;) {
+        json_t *json = json_loads(line, 0, NULL), *place = json_object_get(json, "task_level");
+        ck_assert_ptr_nonnull(json);
+        ck_assert_int_eq((int)json_integer_value(json_array_get(place, 0)), ++level);
+        const char *now = json_string_value(json_object_get(json, "action_status"));
+        status = now == NULL ? "none" : strcmp(now, "started") == 0 ? "started" : "succeeded";
+        ck_assert_int_eq(strcmp(status, "started") == 0, level == 1);
+        json_decref(json);
+    }
+    ck_assert_str_eq(status, "succeeded");
+    free(lines);
+}
+
 static void keep(const struct merge *merge, uint32_t root, void *context)
 {
     (void)context;
-    const struct classic_origin origin = {.source = "unit", .segment = {0xab}, .pid = 42};
+    const struct origin origin = {.source = "unit", .segment = {0xab}, .pid = 42};
     char *line = classic_action(merge, root, &origin);
+    check_task(merge, root, &origin);
     ck_assert_ptr_nonnull(line);
     ck_assert_ptr_null(strchr(line, '\n'));
     json_decref(told);
