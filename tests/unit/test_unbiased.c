@@ -23,7 +23,7 @@
 
 enum {
     WINDOWS = SANITIZED ? 20 : 260, /* at each of two levels of shedding */
-    BROKEN_WINDOWS = SANITIZED ? 20 : 60,
+    BROKEN_WINDOWS = 60,
     ACTIONS = 6570, /* a cycle, but for bursts */
     /* So many are shed that about one in ten is profiled, one in a hundred: after a burst probabilities are
        low. */
