@@ -10,6 +10,7 @@
 
 #include "runtime/action.h"
 #include "runtime/draw.h"
+#include "runtime/kernel_wait.h"
 #include "runtime/owner.h"
 #include "runtime/stacks.h"
 #include "runtime/worker.h"
@@ -117,12 +118,13 @@ static uint32_t state_without_gil(const struct subject *subject, const struct re
     subject->view->guessed = false;
     if (clock_read_ns(clock_of_thread(thread->tid)) != subject->cpu_ns)
         return STATE_NATIVE; /* its clock is running */
-    switch (reader_waits_for_gil(thread)) {
-    case 1:
-        return STATE_GIL_WAIT;
-    case 2:
+    uintptr_t word;
+    switch (kernel_wait_of(thread->tid, &word)) {
+    case KERNEL_WAIT_FUTEX:
+        return reader_gil_has(word) ? STATE_GIL_WAIT : STATE_BLOCKED;
+    case KERNEL_WAIT_NONE:
         return STATE_NATIVE; /* ready, without a core */
-    case 0:
+    case KERNEL_WAIT_OTHER:
         return STATE_BLOCKED;
     default:
         /* A waiter for the GIL wakes every switch interval and so its clock creeps; a sleeper's stands still.
@@ -485,6 +487,7 @@ int sample_begin(void)
      * mistake, and nothing that it has open stays open because of us. Where the kernel refuses there is no
      * scratch. */
     bool own_table = syscall(SYS_close_range, 0u, ~0u, CLOSE_RANGE_UNSHARE) == 0;
+    kernel_wait_keep_open(own_table);
     reader_gathered = note_owner;
     work->copy.no_scratch = !own_table;
     int rc = copy_open(&work->copy);
@@ -494,6 +497,7 @@ int sample_begin(void)
 
 void sample_end(void)
 {
+    kernel_wait_keep_open(false);
     copy_close(&work->copy);
 }
 
@@ -508,6 +512,7 @@ void sample_after_fork(void)
     if (work == NULL)
         return;
     copy_forget(&work->copy);
+    kernel_wait_after_fork();
     codes_after_fork();
     stacks_reset();
     madvise(work, sizeof *work, MADV_DONTNEED);

@@ -1,10 +1,8 @@
 /* One stack of one thread, without the GIL: see reader.h. */
 #include "runtime/cpython/reader.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -84,31 +82,8 @@ bool reader_finalizing(void)
     return runtime_is_finalizing();
 }
 
-int reader_waits_for_gil(const struct reader_thread *thread)
+bool reader_gil_has(uintptr_t word)
 {
-    char text[96] = "/proc/self/task/";
-    size_t used = strlen(text);
-    char digits[12];
-    int n = 0;
-    for (uint32_t rest = (uint32_t)thread->tid; rest != 0 && n < (int)sizeof digits; rest /= 10)
-        digits[n++] = (char)('0' + rest % 10);
-    while (n > 0)
-        text[used++] = digits[--n];
-    memcpy(text + used, "/syscall", sizeof "/syscall");
-    int fd = open(text, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    ssize_t got = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (got <= 0)
-        return -1;
-    text[got] = 0;
-    if (strncmp(text, "running", 7) == 0)
-        return 2;
-    char *rest;
-    if (strtol(text, &rest, 10) != SYS_futex)
-        return 0;
-    uintptr_t word = strtoul(rest, NULL, 16);
     return gil != NULL && word - (uintptr_t)gil < sizeof *gil;
 }
 

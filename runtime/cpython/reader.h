@@ -117,12 +117,8 @@ bool reader_finalizing(void);
 bool reader_read(struct copy *copy, const struct reader_thread *thread, struct reader_prediction *prediction,
                  struct stack *out, struct reader_facts *facts);
 
-/**
- * Is the thread waiting in the kernel for the GIL? By /proc/self/task/<tid>/syscall: a futex wait whose
- * address lies in the interpreter's GIL structure. Returns 1 yes, 0 no (it waits for something else), 2 it is
- * running or ready to run, -1 cannot tell (no such file). About 7 us.
- */
-int reader_waits_for_gil(const struct reader_thread *thread);
+/** Does the word at this address, which a thread waits for, belong to the interpreter's GIL? */
+bool reader_gil_has(uintptr_t word);
 
 /**
  * List the threads of all interpreters that share the GIL, by guarded reads. Returns how many were written to

@@ -16,7 +16,7 @@
  * - stop() -> dict: what was seen since
  * - describe(code) -> (file, qualname, [line of each code unit])
  * - threads() -> [(tid, id)]: of all interpreters
- * - waits(tid): reader_waits_for_gil
+ * - waits(tid) -> 1: for the GIL, 0: for something else, 2: it runs, -1: not to be told
  * - forked(): in the child of a fork: drop what is the parent's
  * - still(reads) -> (gathers, pieces, frames): how many copies so many warm reads of the calling thread's own
  *   stack take
@@ -30,6 +30,7 @@
 
 #include "runtime/cpython/layout.h"
 #include "runtime/cpython/reader.h"
+#include "runtime/kernel_wait.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
 
@@ -510,8 +511,15 @@ static PyObject *probe_waits(PyObject *self, PyObject *args)
     int tid;
     if (!PyArg_ParseTuple(args, "i", &tid))
         return NULL;
-    const struct reader_thread thread = {.tid = tid};
-    return PyLong_FromLong(reader_waits_for_gil(&thread));
+    uintptr_t word = 0;
+    switch (kernel_wait_of(tid, &word)) {
+    case KERNEL_WAIT_UNKNOWN:
+        return PyLong_FromLong(-1);
+    case KERNEL_WAIT_NONE:
+        return PyLong_FromLong(2);
+    default:
+        return PyLong_FromLong(reader_gil_has(word));
+    }
 }
 
 static PyObject *probe_forked(PyObject *self, PyObject *unused)
