@@ -2,26 +2,38 @@
 #include "aggregator/budget.h"
 
 #include <math.h>
-#include <string.h>
 
+#include "aggregator/admission.h"
+#include "aggregator/budget_cost.h"
 #include "shm/rates.h"
 
-#define LEAST_WORK 0.01   /* at most; less is a pause */
-#define RAISE 1.2         /* most a cycle */
-#define CLEAR_ROOM 1.1    /* a raise needs this much more than is in use */
-#define METHOD_BELOW 0.12 /* of full work: stacks by method */
-#define FILE_BELOW 0.10   /* stacks by file */
-#define START_CYCLES 3    /* cycles after the first worker attached from which nothing is learnt */
-#define PASS_AFTER 4      /* paused cycles in which hooks alone were too dear */
-#define FINER_AGAIN 1.25  /* times the bound, before stacks become finer again */
-#define SPIKE_SHARE 0.5   /* of what is left in the window, that the first cycle of a spike may cost */
-#define SAVED_SHARE 0.3   /* of what earlier cycles saved, that the next one may cost */
+#define EVEN_TARGET 0.78   /* of max_overhead: aimed at, so that chance seldom reaches BUDGET_TARGET */
+#define LEAST_WORK 0.01    /* at most; less is a pause */
+#define RAISE 1.2          /* most a cycle */
+#define RAISE_ADMITTED 2.0 /* … of the number of actions, which the lottery raises slowly by itself */
+#define CLEAR_ROOM 1.15    /* a raise needs this much more than is in use */
+#define METHOD_BELOW 0.12  /* of full work: stacks by method */
+#define FILE_BELOW 0.10    /* stacks by file */
+#define START_CYCLES 3     /* cycles after the first worker attached from which nothing is learnt */
+#define PASS_AFTER 4       /* paused cycles in which hooks alone were too dear */
+#define HOOKS_MATTER 0.2   /* of the cost: less is not worth letting actions through for */
+#define FINER_AGAIN 1.25   /* times the bound, before stacks become finer again */
+#define SPIKE_SHARE 0.5    /* of what is left in the window, that a spike may cost until it is braked */
+#define REACTION_S 0.5    /* until it is: the samplers tell of their CPU, it is read, and limits are obeyed */
+#define BRAKE_TARGET 0.92 /* of max_overhead: what a window may cost that is braked */
+#define BRAKE_SHARE 0.6   /* of what is left of it, for a cycle until it is braked */
+#define STEADY 0.95       /* smaller cuts than to this are none */
+#define USUAL_SHARE 0.1   /* of the newest cycle in what is usual */
+#define MEAN_CYCLES 5     /* whose mean becomes what is usual where it allows … */
+#define CLEARLY_MORE 1.3  /* … so many times as much */
+#define ANOTHER 0.3       /* of the demand that is usual, and chance: more is another load */
+#define LEAST_USED 0.4    /* of a cap by the lottery */
+#define USUAL_TIMES 2.0   /* what is usual of actions, for what may come at once */
+#define CHANCE 3.0        /* standard deviations of a number of actions */
+#define MADE_GOOD 0.3     /* of what earlier cycles saved or spent too much, in the next one … */
+#define DEEP 0.75         /* … unless less than so much of what is aimed at is left: then all of it */
 #define IDLE_SHARE 0.3    /* of what an idle cycle is allowed, that it is taken to cost at most */
-#define SPIKE_FADES 0.98  /* a cycle: half in some 35 s */
-#define GUARD_LEAST 0.15  /* while there is load, fear of a spike costs no more than a longer interval */
-#define SLOWLY 0.01       /* a cycle, how fast a least cost is forgotten */
 #define TICK_CPU 30e-6    /* s: what a tick and a profiled action are taken to cost before any was seen */
-#define ACTION_CPU 100e-6
 
 const char *budget_reason_text(enum budget_reason reason)
 {
@@ -30,19 +42,14 @@ const char *budget_reason_text(enum budget_reason reason)
         [BUDGET_FITS] = "all that is asked for fits",
         [BUDGET_FULL] = "as much as fits into the budget",
         [BUDGET_TOO_DEAR] = "less: what it cost would not fit into the budget",
-        [BUDGET_SPIKE] = "held back for a load as dear as one of late",
         [BUDGET_ROOM] = "more: there is room in the budget",
         [BUDGET_IDLE] = "idle, held ready for a return of the load",
+        [BUDGET_BRAKED] = "paused for the rest of a cycle that has spent what it may",
         [BUDGET_SPENT] = "paused: not one profiled action fits into the budget",
         [BUDGET_HOOKS_ALONE] = "actions let through uncounted: counting alone passed the budget",
         [BUDGET_TAKEN_OVER] = "as the aggregator before this one left them",
     };
     return text[reason < BUDGET_REASONS ? reason : BUDGET_STARTING];
-}
-
-static double cost_of(const struct budget_measure *m)
-{
-    return m->sampler_cpu + m->hook_cpu + m->aggregator_cpu;
 }
 
 /* Totals of the newest `cycles` cycles. */
@@ -69,61 +76,12 @@ double budget_overhead(const struct budget_state *state)
     return against > 0 ? cost_of(&sum) / against : 0;
 }
 
-/* The share of the actions asked for that is admitted with this much work. */
-static double admitted_share(double work)
-{
-    return fmin(1.0, work * BUDGET_LONGEST);
-}
-
-/* What a second of a cycle is expected to be like. */
-struct expected {
-    double worker_cpu, attached, demand;
-    double sampler_cpu, action_cpu; /* at full work */
-};
-
-static double fixed_cpu(const struct budget_state *state, double demand)
-{
-    return state->idle_cpu + state->hook_cpu * demand;
-}
-
-/* The part of the actions asked for that was admitted. Without a cap it is known; of a cap only some is used.
- */
-static double share_in(const struct budget_state *state, const struct budget_asked *asked, uint32_t index)
-{
-    const struct budget_measure *m = &state->seen[index];
-    double share = admitted_share(state->did[index]);
-    if (asked->cap == 0 && m->demand >= 1 && m->admitted < share * m->demand)
-        share = m->admitted / m->demand;
-    return share;
-}
-
-static struct expected seen_in(const struct budget_state *state, const struct budget_asked *asked,
-                               uint32_t index)
-{
-    const struct budget_measure *m = &state->seen[index];
-    double seconds = fmax(m->seconds, 0.001), work = state->did[index];
-    struct expected seen = {
-        .worker_cpu = m->worker_cpu / seconds,
-        .attached = m->attached / seconds,
-        .demand = m->demand / seconds,
-        .sampler_cpu = state->sampler_cpu,
-        .action_cpu = state->action_cpu,
-    };
-    if (work > 0) {
-        double rest = (m->hook_cpu + m->aggregator_cpu) / seconds - fixed_cpu(state, seen.demand);
-        double share = share_in(state, asked, index);
-        seen.sampler_cpu = m->sampler_cpu / seconds / fmax(work, 1 / BUDGET_LONGEST) / share;
-        seen.action_cpu = fmax(rest, 0) / share;
-    }
-    return seen;
-}
-
 /*
  * CPU that the next second may cost beyond the fixed costs, so that it and the newest `kept` cycles pay for
  * themselves in a window that is idle otherwise.
  */
 static double room_beside(const struct budget_state *state, const struct budget_asked *asked,
-                          const struct expected *next, uint32_t kept)
+                          const struct budget_load *next, uint32_t kept)
 {
     struct budget_measure sum = sum_of(state, kept);
     double least = BUDGET_FLOOR * (sum_of(state, BUDGET_CYCLES - 1).attached + next->attached);
@@ -132,109 +90,123 @@ static double room_beside(const struct budget_state *state, const struct budget_
     double idle = fmin(state->idle_cpu, IDLE_SHARE * target * BUDGET_FLOOR * next->attached) *
                   (BUDGET_CYCLES - 1 - kept);
     return target * fmax(sum.worker_cpu + next->worker_cpu, least) - cost_of(&sum) - idle -
-           fixed_cpu(state, next->demand);
+           cost_fixed(state, next);
 }
 
 /*
  * CPU that a second of the next cycle may spend on profiling; negative where not even the fixed costs fit.
  * Any number of the newest cycles may be all that a later window holds beside idle ones. What was saved is
- * not spent at once.
+ * not spent at once, and what was spent too much not made good at once, so that chance does not swing the
+ * limits.
  */
 static double room_for(const struct budget_state *state, const struct budget_asked *asked,
-                       const struct expected *next)
+                       const struct budget_load *next)
 {
-    double even =
-        BUDGET_TARGET * asked->max_overhead * fmax(next->worker_cpu, BUDGET_FLOOR * next->attached) -
-        fixed_cpu(state, next->demand);
+    double even = EVEN_TARGET * asked->max_overhead * fmax(next->worker_cpu, BUDGET_FLOOR * next->attached) -
+                  cost_fixed(state, next);
     /* In what comes before the promise begins, starting up must not use up all. */
     if (state->cycles < BUDGET_CYCLES)
         return even;
     double least = INFINITY;
     for (uint32_t kept = 0; kept < BUDGET_CYCLES; kept++)
         least = fmin(least, room_beside(state, asked, next, kept));
-    return least > even ? even + SAVED_SHARE * (least - even) : least;
+    return least > DEEP * even ? even + MADE_GOOD * (least - even) : least;
 }
 
 /* How much work (1 = all) fits into a second of a cycle that is like this. */
 static double affordable(const struct budget_state *state, const struct budget_asked *asked,
-                         const struct expected *next)
+                         const struct budget_load *next)
 {
     double room = room_for(state, asked, next);
+    double sampling = cost_sampling(state, next), actions = cost_actions(state, next);
     /* Down to 1 / BUDGET_LONGEST of the work all actions are still admitted; below, their number is in
      * proportion. */
-    if (room >= next->action_cpu + next->sampler_cpu / BUDGET_LONGEST)
-        return next->sampler_cpu > 0 ? (room - next->action_cpu) / next->sampler_cpu : 1.0;
-    return room / (next->sampler_cpu + next->action_cpu * BUDGET_LONGEST);
+    if (room >= actions + sampling / BUDGET_LONGEST)
+        return sampling > 0 ? (room - actions) / sampling : 1.0;
+    return room / (sampling + actions * BUDGET_LONGEST);
 }
 
-/* The last cycle, and the mean of those of the last three that say anything: whichever allows less. */
-static double affordable_now(const struct budget_state *state, const struct budget_asked *asked)
+/* The overhead that such a load has with the work in force. */
+static double dearness(const struct budget_state *state, const struct budget_load *load)
 {
-    uint32_t last = (state->next + BUDGET_CYCLES - 1) % BUDGET_CYCLES;
-    struct expected newest = seen_in(state, asked, last), mean = {0};
-    double n = 0;
-    for (uint32_t i = 0; i < 3 && i < state->cycles; i++) {
+    double share = cost_share(state->work), work = fmax(state->work, 1 / BUDGET_LONGEST) * share;
+    double cost =
+        cost_fixed(state, load) + cost_actions(state, load) * share + cost_sampling(state, load) * work;
+    return cost / fmax(load->worker_cpu, BUDGET_FLOOR * load->attached);
+}
+
+/* The mean of the last cycles that say anything, and the newest. */
+static struct budget_load recent_load(const struct budget_state *state)
+{
+    uint32_t last = cost_last(state), n = 1;
+    struct budget_load mean = cost_load(state, last);
+    for (uint32_t i = 1; i < MEAN_CYCLES && i < state->cycles; i++) {
         uint32_t index = (last + BUDGET_CYCLES - i) % BUDGET_CYCLES;
-        if (i != 0 && state->did[index] <= 0)
+        if (state->exposure[index] <= 0)
             continue;
-        struct expected one = seen_in(state, asked, index);
-        mean.worker_cpu += one.worker_cpu;
-        mean.attached += one.attached;
-        mean.demand += one.demand;
-        mean.sampler_cpu += one.sampler_cpu;
-        mean.action_cpu += one.action_cpu;
-        n++;
+        struct budget_load one = cost_load(state, index);
+        mean = cost_mean(&one, 1.0 / ++n, &mean);
     }
-    mean = (struct expected){mean.worker_cpu / n, mean.attached / n, mean.demand / n, mean.sampler_cpu / n,
-                             mean.action_cpu / n};
-    return fmin(affordable(state, asked, &newest), affordable(state, asked, &mean));
-}
-
-/* The work with which the most expensive load known would use SPIKE_SHARE of what is left, if it came now. */
-static double ready_for_spike(const struct budget_state *state, const struct budget_asked *asked)
-{
-    struct expected next = seen_in(state, asked, (state->next + BUDGET_CYCLES - 1) % BUDGET_CYCLES);
-    double guess = next.attached * TICK_CPU * 1e9 / (double)asked->interval_ns;
-    double spike = state->spike_cpu > 0 ? fmax(state->spike_cpu, guess / 4) : guess;
-    double room = room_beside(state, asked, &next, BUDGET_CYCLES - 1);
-    return spike > 0 ? SPIKE_SHARE * room / spike : INFINITY;
-}
-
-/* The least of what was seen, slowly forgotten. */
-static double least_of(double least, double seen)
-{
-    return least <= 0 || seen < least ? seen : least + SLOWLY * (seen - least);
+    return mean;
 }
 
 /*
- * What work costs. The samplers' cost is in proportion to it. What hooks and aggregator cost more than they
- * must (the aggregator at rest, hooks of actions that are not profiled) is in proportion to the admitted
- * actions. Where no such cycle was seen yet all of it counts as theirs: then a step misses by some, and the
- * next one, which starts from there, by less.
+ * A load that is another by more than chance would have it is not waited for: what is known becomes what it
+ * would cost under the newest one.
  */
-static void learn(struct budget_state *state, const struct budget_asked *asked,
-                  const struct budget_measure *measure)
+static void follow_load(struct budget_load *known, const struct budget_asked *asked,
+                        const struct budget_load *newest)
 {
-    uint32_t last = (state->next + BUDGET_CYCLES - 1) % BUDGET_CYCLES;
-    double seconds = fmax(measure->seconds, 0.001);
-    state->idle_cpu = least_of(state->idle_cpu, measure->aggregator_cpu / seconds);
-    if (measure->demand >= 1) {
-        double plain = fmax(measure->hook_cpu - measure->admitted * ACTION_CPU, 0) / measure->demand;
-        /* Only where nearly all were not profiled does it show what one of those costs. */
-        if (measure->admitted * 100 <= measure->demand)
-            state->hook_cpu = least_of(state->hook_cpu, measure->hook_cpu / measure->demand);
-        else if (plain < state->hook_cpu)
-            state->hook_cpu = plain;
-    }
-    state->spike_cpu *= SPIKE_FADES;
-    if (state->did[last] <= 0)
+    double chance = CHANCE * sqrt(fmax(known->demand, newest->demand));
+    if (fabs(newest->demand - known->demand) <= chance + ANOTHER * known->demand)
         return;
-    struct expected seen = seen_in(state, asked, last);
-    state->sampler_cpu = seen.sampler_cpu;
-    state->action_cpu = seen.action_cpu;
-    state->spike_cpu = fmax(state->spike_cpu, seen.sampler_cpu);
-    double each = seen.action_cpu * share_in(state, asked, last) * seconds / measure->admitted;
-    state->each_action_cpu = fmax(each, 0.9 * state->each_action_cpu);
+    double cap = asked->cap != 0 ? asked->cap : INFINITY;
+    double profiled = fmin(newest->demand, cap) / fmax(fmin(known->demand, cap), 1);
+    known->worker_cpu = newest->worker_cpu;
+    known->attached = newest->attached;
+    known->demand = newest->demand;
+    known->admitted *= profiled;
+    known->sampler_cpu *= profiled;
+    known->action_cpu *= profiled;
+}
+
+/*
+ * By what is usual: a slow mean, so that chance does not move the limits. It is replaced by the newest cycle
+ * where that is dearer by more than chance would have it (the fewer actions were profiled, the more that
+ * is), and by the mean of the last ones where those allow clearly more.
+ */
+static double affordable_now(struct budget_state *state, const struct budget_asked *asked)
+{
+    uint32_t last = cost_last(state);
+    struct budget_load newest = cost_load(state, last), mean = recent_load(state);
+    if (state->usual_known)
+        follow_load(&state->usual, asked, &newest);
+    follow_load(&mean, asked, &newest);
+    state->usual = state->usual_known ? cost_mean(&newest, USUAL_SHARE, &state->usual) : mean;
+    state->usual_known = true;
+    double can = affordable(state, asked, &state->usual);
+    double chance = 1 + CHANCE / sqrt(fmax(state->seen[last].admitted, 1));
+    double by_newest = affordable(state, asked, &newest), by_mean = affordable(state, asked, &mean);
+    if (by_newest < can && dearness(state, &newest) > chance * dearness(state, &state->usual)) {
+        state->usual = newest;
+        return by_newest;
+    }
+    if (by_mean > CLEARLY_MORE * can && by_newest > CLEARLY_MORE * can) {
+        state->usual = mean;
+        return by_mean;
+    }
+    return can;
+}
+
+/* The work with which a load as dear as `spike` would use SPIKE_SHARE of what is left until it is braked, if
+ * it came now. */
+static double ready_for(const struct budget_state *state, const struct budget_asked *asked, double spike)
+{
+    struct budget_load next = cost_load(state, cost_last(state));
+    double guess = next.attached * TICK_CPU * 1e9 / (double)asked->interval_ns;
+    spike = spike > 0 ? fmax(spike, guess / 4) : guess;
+    double room = room_beside(state, asked, &next, BUDGET_CYCLES - 1);
+    return spike > 0 ? SPIKE_SHARE * room / (spike * REACTION_S) : INFINITY;
 }
 
 static double least_work(const struct budget_asked *asked, const struct budget_measure *measure)
@@ -247,14 +219,16 @@ static double least_work(const struct budget_asked *asked, const struct budget_m
 static void set_work(struct budget_state *state, double can, double least)
 {
     double before = state->work;
-    if (can < state->work) {
+    if (can < STEADY * state->work) {
         state->work = can < least ? 0 : can;
     } else if (state->work <= 0) {
         /* Out of a pause carefully: what the samplers will cost now is only remembered. */
         if (can > 1.5 * least)
             state->work = fmin(fmax(can / 2, least), 1 / BUDGET_LONGEST);
     } else if (can > CLEAR_ROOM * state->work) {
-        state->work = fmin(fmin(state->work * RAISE, can), 1.0);
+        /* Half the way, so that chance is not followed; to all that was asked for all of it. */
+        double most = state->work * (state->work < 1 / BUDGET_LONGEST ? RAISE_ADMITTED : RAISE);
+        state->work = fmin(fmin(most, can < 1 ? (state->work + can) / 2 : can), 1.0);
     }
     state->reason = state->work <= 0       ? BUDGET_SPENT
                     : state->work < before ? BUDGET_TOO_DEAR
@@ -266,31 +240,44 @@ static void set_work(struct budget_state *state, double can, double least)
 static void decide(struct budget_state *state, const struct budget_asked *asked,
                    const struct budget_measure *measure)
 {
-    double least = least_work(asked, measure), ready = ready_for_spike(state, asked);
-    bool profiled = state->did[(state->next + BUDGET_CYCLES - 1) % BUDGET_CYCLES] > 0;
+    double least = least_work(asked, measure);
+    bool profiled = state->exposure[cost_last(state)] > 0;
     if (state->cycles < BUDGET_CYCLES) {
         if (profiled || state->work <= 0)
             set_work(state, affordable_now(state, asked), least);
     } else if (measure->demand < 1 && !profiled) {
         /* Idle: nothing is spent, so it may be held ready at once. */
+        double ready = ready_for(state, asked, cost_remembered(state));
         state->work = ready < least ? 0 : fmin(ready, 1.0);
         state->reason = state->work <= 0 ? BUDGET_SPENT : state->work < 1 ? BUDGET_IDLE : BUDGET_FITS;
     } else if (profiled || state->work <= 0) {
-        double affords = affordable_now(state, asked), guarded = fmax(ready, GUARD_LEAST);
-        set_work(state, fmin(affords, guarded), least);
-        if (guarded < affords && (state->reason == BUDGET_TOO_DEAR || state->reason == BUDGET_FULL))
-            state->reason = BUDGET_SPIKE;
+        set_work(state, affordable_now(state, asked), least);
     }
 }
 
-/* Without a cap of the application's: as many actions as a cycle can pay for, should so many come at once. */
+/* Of a cap that stands for a share of the demand the lottery uses a part: how much is seen. */
+static void note_use(struct budget_state *state, const struct budget_measure *measure)
+{
+    if (state->cap_given == 0 || measure->demand < state->cap_given)
+        return;
+    double used = fmin(measure->admitted / state->cap_given, 1);
+    state->used = fmax(state->used + USUAL_SHARE * (used - state->used), LEAST_USED);
+}
+
+/* How many actions, should many come at once, can be paid for until the brake takes hold. Without a cap of
+ * the application's not so few that it limits what is usual: that is the work's part. */
 static uint32_t payable(const struct budget_state *state, const struct budget_asked *asked)
 {
-    struct expected next = seen_in(state, asked, (state->next + BUDGET_CYCLES - 1) % BUDGET_CYCLES);
-    double each = state->each_action_cpu > 0 ? state->each_action_cpu : ACTION_CPU;
+    struct budget_load next = cost_load(state, cost_last(state));
+    double each = state->each_action_cpu > 0 ? state->each_action_cpu : COST_ACTION_CPU;
     double room = room_beside(state, asked, &next, BUDGET_CYCLES - 1) -
-                  state->work * fmax(next.sampler_cpu, state->spike_cpu);
-    return (uint32_t)fmin(fmax(SPIKE_SHARE * room / each, 1), 1e9);
+                  state->work * fmax(cost_sampling(state, &next), state->spike_cpu);
+    double most = fmax(SPIKE_SHARE * room / each, 1);
+    if (asked->cap == 0) {
+        double usual = fmin(state->usual.demand, next.demand) * cost_share(state->work) / state->used;
+        most = fmax(most, fmin(fmax(room / each, usual), USUAL_TIMES * usual));
+    }
+    return (uint32_t)fmin(most, 1e9);
 }
 
 static uint32_t granularity_for(const struct budget_state *state, uint32_t asked)
@@ -310,13 +297,20 @@ static uint32_t granularity_for(const struct budget_state *state, uint32_t asked
 static bool pass_through(struct budget_state *state, const struct budget_asked *asked,
                          const struct budget_measure *measure)
 {
-    if (state->pass_for > 0)
-        return --state->pass_for > 0;
+    if (state->pass_for > 0) {
+        /* A load that fell by half is another one. */
+        bool other = measure->worker_cpu < 0.5 * state->pass_cpu;
+        state->pass_for = other ? 0 : state->pass_for - 1;
+        return state->pass_for > 0;
+    }
     double against = fmax(measure->worker_cpu, BUDGET_FLOOR * measure->attached);
-    bool over = state->paused_for > 0 && cost_of(measure) > asked->max_overhead * against &&
-                measure->hook_cpu > 0.5 * cost_of(measure);
+    double each = fmax(state->each_action_cpu, COST_ACTION_CPU);
+    double anyway = measure->hook_cpu + measure->aggregator_cpu - measure->admitted * each;
+    bool over = anyway > BUDGET_TARGET * asked->max_overhead * against &&
+                measure->hook_cpu > HOOKS_MATTER * cost_of(measure);
     state->over_for = over ? state->over_for + 1 : 0;
-    if (state->over_for < PASS_AFTER) {
+    /* After a trial that failed there is no doubt any more. */
+    if (state->over_for < (state->pass_hold == 0 ? PASS_AFTER : 1)) {
         if (state->paused_for == 0)
             state->pass_hold = 0;
         return false;
@@ -324,6 +318,7 @@ static bool pass_through(struct budget_state *state, const struct budget_asked *
     state->over_for = 0;
     state->pass_hold = state->pass_hold == 0 ? 30 : state->pass_hold < 150 ? 2 * state->pass_hold : 300;
     state->pass_for = state->pass_hold;
+    state->pass_cpu = measure->worker_cpu;
     return true;
 }
 
@@ -354,34 +349,85 @@ static struct budget_measure without_start(const struct budget_measure *measure,
     return m;
 }
 
+/* Has this cycle spent what it may, or even all that the window had? */
+static void judge(const struct budget_state *state, const struct budget_asked *asked,
+                  const struct budget_measure *so_far, double ahead_s, const struct budget_limits *limits,
+                  bool *pause, bool *let_through)
+{
+    *pause = *let_through = false;
+    if (state->cycles < BUDGET_CYCLES || limits->passthrough)
+        return;
+    struct budget_measure sum = sum_of(state, BUDGET_CYCLES - 1);
+    double passed = fmax(so_far->seconds, 0.001), ahead = fmin(ahead_s, fmax(1 - passed, 0));
+    double workers = so_far->attached / passed, cost = cost_of(so_far) * (1 + ahead / passed);
+    double against = fmax(sum.worker_cpu + so_far->worker_cpu, BUDGET_FLOOR * (sum.attached + workers));
+    double left = BRAKE_TARGET * asked->max_overhead * against - cost_of(&sum);
+    *pause = cost > BRAKE_SHARE * left && !limits->paused;
+    *let_through = cost > left && so_far->hook_cpu > HOOKS_MATTER * cost;
+}
+
+bool budget_would_brake(const struct budget_state *state, const struct budget_asked *asked,
+                        const struct budget_measure *so_far, double ahead_s,
+                        const struct budget_limits *limits)
+{
+    bool pause, let_through;
+    judge(state, asked, so_far, ahead_s, limits, &pause, &let_through);
+    return pause || let_through;
+}
+
+bool budget_brake(struct budget_state *state, const struct budget_asked *asked,
+                  const struct budget_measure *so_far, double ahead_s, struct budget_limits *limits)
+{
+    bool pause, let_through;
+    judge(state, asked, so_far, ahead_s, limits, &pause, &let_through);
+    if (!pause && !let_through)
+        return false;
+    if (pause)
+        state->unbraked = fmin(fmax(so_far->seconds, 0.05), 1);
+    limits->paused = true;
+    limits->passthrough = let_through;
+    limits->interval_ns = (uint64_t)((double)asked->interval_ns * BUDGET_PAUSED);
+    limits->reason = let_through ? BUDGET_HOOKS_ALONE : BUDGET_BRAKED;
+    return true;
+}
+
 void budget_step(struct budget_state *state, const struct budget_asked *asked,
                  const struct budget_measure *measure, struct budget_limits *limits)
 {
+    double unbraked = state->unbraked > 0 ? state->unbraked : 1.0;
+    state->unbraked = 0;
     if (!state->started) {
         state->started = true;
         state->work = 1.0;
         state->granularity = asked->granularity;
     }
+    if (state->used <= 0)
+        state->used = ADMISSION_FILL;
     /* Without workers nothing is spent and nothing learnt: those that come find what was left. */
     if (measure->attached > 0) {
         bool starting = state->cycles < BUDGET_CYCLES;
         state->cycle[state->next] = starting ? without_start(measure, asked) : *measure;
         state->seen[state->next] = *measure;
-        state->did[state->next] = measure->admitted >= 1 ? state->work : 0;
         state->next = (state->next + 1) % BUDGET_CYCLES;
         if (starting)
             state->cycles++;
+        cost_note(state, asked, unbraked);
+        note_use(state, measure);
         /* What it cost to start is no sign of what it costs to run. */
-        if (state->cycles > START_CYCLES) {
-            learn(state, asked, measure);
+        if (state->pass_for > 0) {
+            state->work = 0; /* until it is seen what counting costs now */
+            state->reason = BUDGET_SPENT;
+        } else if (state->cycles > START_CYCLES) {
+            struct budget_load recent = recent_load(state);
+            cost_learn(state, measure, &recent);
             decide(state, asked, measure);
         }
     }
     state->paused_for = state->work <= 0 ? state->paused_for + 1 : 0;
     state->granularity = granularity_for(state, asked->granularity);
 
-    double longer = state->work > 0 ? fmin(1 / state->work, BUDGET_LONGEST) : BUDGET_LONGEST;
-    double fewer = admitted_share(state->work > 0 ? state->work : LEAST_WORK);
+    double longer = state->work > 0 ? fmin(1 / state->work, BUDGET_LONGEST) : BUDGET_PAUSED;
+    double fewer = cost_share(state->work > 0 ? state->work : LEAST_WORK);
     *limits = (struct budget_limits){
         .interval_ns = (uint64_t)((double)asked->interval_ns * longer),
         .granularity = state->granularity,
@@ -390,13 +436,17 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
     };
     limits->paused = state->work <= 0 || limits->passthrough;
     limits->reason = limits->passthrough ? BUDGET_HOOKS_ALONE : state->reason;
-    if (fewer < 1.0) {
-        double most = asked->cap != 0 ? asked->cap : fmax(measure->demand, 1);
-        limits->cap = (uint32_t)fmax(1, floor(most * fewer));
+    state->cap_given = 0;
+    if (fewer < 1.0 && asked->cap != 0) {
+        limits->cap = (uint32_t)fmax(1, floor(asked->cap * fewer));
+    } else if (fewer < 1.0) {
+        limits->cap =
+            (uint32_t)fmax(1, floor(fmax(state->usual.demand, measure->demand) * fewer / state->used));
+        state->cap_given = limits->cap;
     }
-    if (asked->cap == 0 && state->cycles == BUDGET_CYCLES) {
+    if (state->cycles == BUDGET_CYCLES) {
         uint32_t most = payable(state, asked);
         if (limits->cap == 0 || limits->cap > most)
-            limits->cap = most;
+            limits->cap = state->cap_given = most;
     }
 }

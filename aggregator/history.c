@@ -38,6 +38,14 @@ static struct history_point *point_for(struct history *history, const struct bud
     return newest;
 }
 
+void history_decide(struct history *history, const struct budget_limits *from, const struct budget_limits *to,
+                    double overhead, uint64_t real_ns)
+{
+    if (differ(from, to))
+        history->decision[history->decisions++ % HISTORY_DECISIONS] =
+            (struct history_decision){real_ns, overhead, *from, *to};
+}
+
 void history_note(struct history *history, const struct budget_measure *measure,
                   const struct budget_limits *from, const struct budget_limits *to, double overhead,
                   uint64_t real_ns)
@@ -59,7 +67,5 @@ void history_note(struct history *history, const struct budget_measure *measure,
         point->granularity = from->granularity;
     point->paused += from->paused;
     point->passthrough += from->passthrough;
-    if (differ(from, to))
-        history->decision[history->decisions++ % HISTORY_DECISIONS] =
-            (struct history_decision){real_ns, overhead, *from, *to};
+    history_decide(history, from, to, overhead, real_ns);
 }

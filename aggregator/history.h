@@ -48,6 +48,10 @@ void history_note(struct history *history, const struct budget_measure *measure,
                   const struct budget_limits *from, const struct budget_limits *to, double overhead,
                   uint64_t real_ns);
 
+/** The limits were changed, also within a cycle. Nothing is kept where they are the same. */
+void history_decide(struct history *history, const struct budget_limits *from, const struct budget_limits *to,
+                    double overhead, uint64_t real_ns);
+
 /** The number of the oldest decision (point) that is kept; the newest is `decisions - 1` (`points - 1`). */
 uint64_t history_first_decision(const struct history *history);
 uint64_t history_first_point(const struct history *history);

@@ -129,6 +129,15 @@ uint64_t pool_round(struct pool *pool);
 /** Take account of CPU and attached time up to now; `aggregator_cpu_ns` is the pool's share of our own. */
 void pool_account(struct pool *pool, uint64_t aggregator_cpu_ns, uint64_t now_ns);
 
+/**
+ * Within a cycle: may it have spent what it may (budget_would_brake), by what is known without pool_account?
+ * `aggregator_cpu_ns` is the pool's share of our own CPU since then; `ahead_s` as in budget.h.
+ */
+bool pool_would_brake(const struct pool *pool, uint64_t aggregator_cpu_ns, double ahead_s, uint64_t now_ns);
+
+/** Then, after pool_account: pause for the rest of the cycle if it has. */
+void pool_brake(struct pool *pool, double ahead_s, uint64_t now_ns);
+
 /** One cycle, after pool_account: decide and publish limits, close the window if its time is over. */
 void pool_cycle(struct pool *pool, uint64_t now_ns);
 

@@ -126,6 +126,34 @@ static struct budget_measure measure(const struct pool *pool, uint64_t now_ns)
     };
 }
 
+/* What this cycle cost up to now; of the workers' CPU and ours only what was accounted for. */
+static struct budget_measure so_far(const struct pool *pool, uint64_t aggregator_cpu_ns, uint64_t now_ns)
+{
+    struct budget_measure cost = measure(pool, now_ns);
+    cost.aggregator_cpu += (double)aggregator_cpu_ns / 1e9;
+    cost.attached = pool->attached * cost.seconds;
+    return cost;
+}
+
+bool pool_would_brake(const struct pool *pool, uint64_t aggregator_cpu_ns, double ahead_s, uint64_t now_ns)
+{
+    struct budget_measure cost = so_far(pool, aggregator_cpu_ns, now_ns);
+    return budget_would_brake(&pool->budget_state, &pool->asked, &cost, ahead_s, &pool->limits);
+}
+
+void pool_brake(struct pool *pool, double ahead_s, uint64_t now_ns)
+{
+    struct budget_measure cost = so_far(pool, 0, now_ns);
+    struct budget_limits before = pool->limits;
+    if (!budget_brake(&pool->budget_state, &pool->asked, &cost, ahead_s, &pool->limits))
+        return;
+    history_decide(&pool->history, &before, &pool->limits, budget_overhead(&pool->budget_state),
+                   clock_realtime_ns());
+    uint32_t probability[STRATA];
+    memcpy(probability, pool->published.probability, sizeof probability);
+    publish_rates(pool, probability);
+}
+
 void pool_limits_step(struct pool *pool, uint64_t now_ns)
 {
     struct budget_measure cost = measure(pool, now_ns);

@@ -28,24 +28,14 @@
 #include "shm/testpoint.h"
 
 enum {
-    POLL_SHORTEST_MS = 20,
-    POLL_NORMAL_MS = 100,
-    POLL_LONGEST_MS = 500,
-    POLL_QUIET_MS = 250,  /* workers are there, but nothing moves */
-    POLL_ALONE_MS = 1000, /* no worker */
-    /* So many are looked at less often: looking is then most of what they cost, and their lanes hold 20 s. */
-    MANY_WORKERS = 250,
-    POLL_MANY_MS = 400,
-    QUIET_ROUNDS = 5,
     LAST_ROUNDS = 50,
     LOCK_TRIES = 15,
     LOCK_PAUSE_US = 20000,
     HANDOVER_TRIES = 30, /* of LOCK_TRIES each: some 9 s for a private one to end */
 };
+#define TOLD_LATE_S 0.1        /* samplers tell of their CPU ten times a second */
 #define CHECKPOINT_SHARE 0.002 /* of a core, for writing checkpoints */
-#define OWN_SHARE 0.25         /* of a pool's budget, beyond which rounds come less often */
-#define FILL_EARLY 0.25        /* lanes fuller than this are drained more often … */
-#define FILL_CHECKPOINT 0.5    /* … and need a checkpoint, which frees them */
+#define FILL_CHECKPOINT 0.5    /* lanes fuller than this need a checkpoint, which frees them */
 
 /* ---- pools ------------------------------------------------------------------------------------------- */
 
@@ -142,16 +132,36 @@ static unsigned attached(const struct service *service)
     return n;
 }
 
-/* Our own CPU is shared out by attached workers. */
+/* A pool's share of what we used ourselves: by attached workers. */
+static uint64_t share_of(const struct service *service, const struct pool *pool, uint64_t used)
+{
+    unsigned workers = attached(service);
+    double share = workers != 0 ? (double)pool->attached / workers : 1.0 / service->pools;
+    return (uint64_t)((double)used * share);
+}
+
 static void account(struct service *service, uint64_t now)
 {
     uint64_t cpu = clock_read_ns(CLOCK_PROCESS_CPUTIME_ID), used = cpu - service->cpu_ns;
-    unsigned workers = attached(service);
     service->cpu_ns = cpu;
+    for (unsigned i = 0; i < service->pools; i++)
+        pool_account(service->pool[i], share_of(service, service->pool[i], used), now);
+}
+
+/* Some pool may have spent what a cycle may cost: only then is it worth reading every worker's clock. */
+static void brake(struct service *service, uint64_t now)
+{
+    uint64_t used = clock_read_ns(CLOCK_PROCESS_CPUTIME_ID) - service->cpu_ns;
+    double ahead_s = service->pace.ms / 1e3 + TOLD_LATE_S;
+    bool accounted = false;
     for (unsigned i = 0; i < service->pools; i++) {
         struct pool *pool = service->pool[i];
-        double share = workers != 0 ? (double)pool->attached / workers : 1.0 / service->pools;
-        pool_account(pool, (uint64_t)((double)used * share), now);
+        if (!accounted && !pool_would_brake(pool, share_of(service, pool, used), ahead_s, now))
+            continue;
+        if (!accounted)
+            account(service, now);
+        accounted = true;
+        pool_brake(pool, ahead_s, now);
     }
 }
 
@@ -172,33 +182,19 @@ static void checkpoint_if_due(struct service *service, uint64_t now)
     }
 }
 
-/* How long until the next round: as the lanes fill, and as much as our own cost may be. */
-static void set_pace(struct service *service, uint64_t moved)
+/* How long until the next round. */
+static void set_pace(struct service *service, uint64_t moved, bool cycle)
 {
-    double fill = 0, own = 0;
+    struct pace_facts facts = {.attached = attached(service), .moved = moved != 0, .cycle = cycle};
     for (unsigned i = 0; i < service->pools; i++) {
         const struct pool *pool = service->pool[i];
-        const struct budget_state *state = &pool->budget_state;
-        const struct budget_measure *last = &state->cycle[(state->next + BUDGET_CYCLES - 1) % BUDGET_CYCLES];
-        double least = BUDGET_FLOOR * last->attached;
-        double against =
-            pool->asked.max_overhead * (last->worker_cpu > least ? last->worker_cpu : least) * OWN_SHARE;
-        if (pool->fill > fill)
-            fill = pool->fill;
-        if (against > 0 && last->aggregator_cpu / against > own)
-            own = last->aggregator_cpu / against;
+        double own = pace_own(&pool->budget_state, &pool->asked);
+        if (pool->fill > facts.fill)
+            facts.fill = pool->fill;
+        if (own > facts.own)
+            facts.own = own;
     }
-    service->quiet_rounds = moved != 0 ? 0 : service->quiet_rounds + 1;
-    if (fill > FILL_EARLY)
-        service->poll_ms = service->poll_ms / 2 > POLL_SHORTEST_MS ? service->poll_ms / 2 : POLL_SHORTEST_MS;
-    else if (attached(service) == 0 && service->quiet_rounds > QUIET_ROUNDS)
-        service->poll_ms = POLL_ALONE_MS;
-    else if (service->quiet_rounds > QUIET_ROUNDS)
-        service->poll_ms = POLL_QUIET_MS;
-    else if (own > 1)
-        service->poll_ms = own > 4 ? POLL_LONGEST_MS : POLL_QUIET_MS;
-    else
-        service->poll_ms = attached(service) >= MANY_WORKERS ? POLL_MANY_MS : POLL_NORMAL_MS;
+    pace_next(&service->pace, &facts);
 }
 
 static void cycle_of_all(struct service *service, uint64_t now)
@@ -349,7 +345,6 @@ int service_open(struct service *service, const struct service_options *options)
     memset(service, 0, sizeof *service);
     service->options = *options;
     service->lock = service->epoll = service->inotify = service->wake = service->signals = -1;
-    service->poll_ms = POLL_NORMAL_MS;
     pthread_mutex_init(&service->lock_call, NULL);
     pthread_condattr_t clock;
     pthread_condattr_init(&clock);
@@ -464,7 +459,7 @@ static bool sleep_until(struct service *service, uint64_t until_ns)
 
 static void rest_after(uint64_t round_ns)
 {
-    uint64_t until_ns = round_ns + POLL_SHORTEST_MS * UINT64_C(1000000);
+    uint64_t until_ns = round_ns + PACE_SHORTEST_MS * UINT64_C(1000000);
     struct timespec until = {.tv_sec = (time_t)(until_ns / NS_PER_SECOND),
                              .tv_nsec = (long)(until_ns % NS_PER_SECOND)};
     clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
@@ -507,13 +502,16 @@ void service_run(struct service *service)
         uint64_t moved = round_of_all(service);
         for (unsigned i = 0; i < service->pools; i++)
             pool_heartbeat(service->pool[i], now);
-        if (now >= service->cycle_at_ns)
+        bool cycle = now >= service->cycle_at_ns;
+        if (cycle)
             cycle_of_all(service, now);
+        else
+            brake(service, now);
         checkpoint_if_due(service, now);
-        set_pace(service, moved);
+        set_pace(service, moved, cycle);
         if (is_over(service, now))
             break;
-        uint64_t next = now + service->poll_ms * UINT64_C(1000000);
+        uint64_t next = now + service->pace.ms * UINT64_C(1000000);
         /* Who makes files in a loop may hurry us no more than lanes that fill do. */
         if (sleep_until(service, next < service->cycle_at_ns ? next : service->cycle_at_ns))
             rest_after(now);

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "aggregator/pace.h"
 #include "aggregator/pool.h"
 
 #define SERVICE_VERSION "0.1.0"
@@ -44,7 +45,7 @@ struct service {
     uint64_t started_ns, attached_at_ns; /* when a worker was last attached */
     uint64_t cpu_ns;                     /* our own, as accounted */
     uint64_t scan_at_ns, cycle_at_ns;    /* when they are due */
-    unsigned poll_ms, quiet_rounds;
+    struct pace pace;
     uint64_t rings; /* how often a worker rang */
     bool rescan, reload, stop, talking;
     bool lost; /* the directory was taken away */

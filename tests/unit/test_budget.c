@@ -244,6 +244,34 @@ static struct budget_measure under_load(const struct pool_world *world, double l
     };
 }
 
+static void add(struct budget_measure *sum, const struct budget_measure *whole, double part)
+{
+    sum->seconds += whole->seconds * part;
+    sum->sampler_cpu += whole->sampler_cpu * part;
+    sum->hook_cpu += whole->hook_cpu * part;
+    sum->aggregator_cpu += whole->aggregator_cpu * part;
+    sum->worker_cpu += whole->worker_cpu * part;
+    sum->attached += whole->attached * part;
+    sum->demand += whole->demand * part;
+    sum->admitted += whole->admitted * part;
+}
+
+/* A second in tenths, after each of which the brake is asked by what was to be seen a tenth before. */
+static struct budget_measure braked_second(const struct pool_world *world, double load, unsigned second,
+                                           struct budget_state *state, const struct budget_asked *want,
+                                           struct budget_limits *limits)
+{
+    struct budget_measure sum = {0}, seen = {0};
+    for (int tenth = 0; tenth < 10; tenth++) {
+        struct budget_measure whole = under_load(world, load, second, limits);
+        add(&sum, &whole, 0.1);
+        if (tenth > 0)
+            budget_brake(state, want, &seen, 0.2, limits);
+        seen = sum;
+    }
+    return sum;
+}
+
 static double load_at(int shape, int second)
 {
     switch (shape) {
@@ -281,7 +309,7 @@ START_TEST(whatever_the_load_does_no_window_passes_the_bound)
     want.cap = world->cap;
     struct budget_limits limits = {want.interval_ns, want.granularity, want.cap, false, false, 0};
     for (int i = 0; i < 300; i++) {
-        cycle[i] = under_load(world, load_at(_i % 8, i), (unsigned)i, &limits);
+        cycle[i] = braked_second(world, load_at(_i % 8, i), (unsigned)i, &state, &want, &limits);
         budget_step(&state, &want, &cycle[i], &limits);
     }
     double worst = worst_window(cycle, 300);

@@ -1,0 +1,36 @@
+/*
+ * Pace: how long the service sleeps until it looks at its workers again. As their lanes fill, and as much as
+ * its own cost may be of a pool's budget, in steps that are left again only where there is clear room; where
+ * nothing moves, seldom. A pure function.
+ */
+#ifndef AGGREGATOR_PACE_H
+#define AGGREGATOR_PACE_H
+
+#include <stdbool.h>
+
+#include "aggregator/budget.h"
+
+enum {
+    PACE_SHORTEST_MS = 20,
+};
+
+struct pace {
+    unsigned ms, quiet_rounds;
+    unsigned step; /* of retreat, where looking is too dear */
+};
+
+struct pace_facts {
+    unsigned attached; /* workers */
+    bool moved;        /* something was merged in this round */
+    double fill;       /* of the fullest lane, 0 … 1 */
+    double own;        /* the highest pace_own of a pool */
+    bool cycle;        /* which is that of a cycle that has just ended */
+};
+
+/** What looking at a pool cost in the last cycle, of what it is meant to cost at most. */
+double pace_own(const struct budget_state *state, const struct budget_asked *asked);
+
+/** Milliseconds until the next round. */
+unsigned pace_next(struct pace *pace, const struct pace_facts *facts);
+
+#endif

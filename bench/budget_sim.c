@@ -1,0 +1,97 @@
+/*
+ * The budget's controller among simulated pools: from 1 to 10,000 workers, under loads that try it.
+ *
+ *     budget_sim                    every scenario, pool size and budget: a line each; status 1 if a promise
+ * is broken budget_sim NAME WORKERS RATIO one of them, second by second
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench/budget_world.h"
+
+static const unsigned sizes[] = {1, 8, 100, 1000, 10000};
+static const double budgets[] = {0.05, 0.02, 0.005, 0.001};
+
+static struct world_scenario made(const struct world_scenario *shape, unsigned workers, double max_overhead)
+{
+    struct world_scenario scenario = *shape;
+    scenario.workers = workers;
+    scenario.asked.max_overhead = max_overhead;
+    return scenario;
+}
+
+static void print_seconds(const struct world_scenario *scenario, const struct world_cycle *cycle)
+{
+    printf("second load overhead interval_ms granularity cap paused demand admitted ours_ms workers_ms "
+           "reason\n");
+    for (unsigned c = 0; c < scenario->cycles; c++)
+        printf("%u %.2f %.5f %.1f %u %u %d%s%s %.0f %.0f %.2f %.0f %s\n", c, cycle[c].load, cycle[c].overhead,
+               (double)cycle[c].limits.interval_ns / 1e6, cycle[c].limits.granularity, cycle[c].limits.cap,
+               cycle[c].limits.paused, cycle[c].braked ? "b" : "", cycle[c].limits.passthrough ? "t" : "",
+               cycle[c].demand, cycle[c].admitted, cycle[c].ours_cpu * 1e3, cycle[c].worker_cpu * 1e3,
+               budget_reason_text(cycle[c].limits.reason));
+}
+
+/* One line; true if it kept its promise. */
+static bool play(const struct world_scenario *scenario, uint64_t seed, bool always)
+{
+    static struct world_cycle cycle[WORLD_CYCLES_MOST];
+    double mean = 0;
+    unsigned paused = 0;
+    world_play(scenario, seed, cycle);
+    double worst = world_worst(scenario, cycle);
+    bool kept = worst <= scenario->asked.max_overhead;
+    for (unsigned c = 0; c < scenario->cycles; c++) {
+        mean += (double)cycle[c].limits.interval_ns / 1e6 / scenario->cycles;
+        paused += cycle[c].limits.paused;
+    }
+    if (kept && !always)
+        return true;
+    printf("%-20s %7u %7.4f %8.5f%s %8.1f", scenario->name, scenario->workers, scenario->asked.max_overhead,
+           worst, kept ? " " : "!", mean);
+    printf(" %6.2f", scenario->steady_at != 0 ? world_swing(scenario, cycle) : 0.0);
+    printf(" %9u %7u\n", scenario->fallen_at != 0 ? world_recovery(scenario, cycle) : 0, paused);
+    return kept;
+}
+
+static bool play_all(uint64_t seed, bool always)
+{
+    bool kept = true;
+    for (const struct world_scenario *shape = world_scenarios; shape->name != NULL; shape++)
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+            for (size_t j = 0; j < sizeof budgets / sizeof *budgets; j++) {
+                struct world_scenario scenario = made(shape, sizes[i], budgets[j]);
+                if (world_feasible(&scenario))
+                    kept &= play(&scenario, seed, always);
+            }
+    return kept;
+}
+
+static int play_one(const char *name, unsigned workers, double max_overhead)
+{
+    static struct world_cycle cycle[WORLD_CYCLES_MOST];
+    for (const struct world_scenario *shape = world_scenarios; shape->name != NULL; shape++)
+        if (strcmp(name, shape->name) == 0) {
+            struct world_scenario scenario = made(shape, workers, max_overhead);
+            world_play(&scenario, 1, cycle);
+            print_seconds(&scenario, cycle);
+            return 0;
+        }
+    fprintf(stderr, "budget_sim: there is no scenario \"%s\"\n", name);
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 4)
+        return play_one(argv[1], (unsigned)atoi(argv[2]), atof(argv[3]));
+    uint64_t seeds = argc == 3 && strcmp(argv[1], "--seeds") == 0 ? strtoull(argv[2], NULL, 10) : 1;
+    bool kept = true;
+    printf("%-20s %7s %7s %8s  %8s %6s %9s %7s\n", "scenario", "workers", "budget", "worst", "mean ms",
+           "swing", "recovery", "paused");
+    for (uint64_t seed = 1; seed <= seeds; seed++)
+        kept &= play_all(seed, seeds == 1);
+    return kept ? 0 : 1;
+}
