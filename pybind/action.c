@@ -103,6 +103,8 @@ struct action_object *action_object_new(struct module_state *state, PyObject *mo
         return NULL;
     memset(&self->action, 0, sizeof self->action);
     self->action.use = SLOT_UNUSED;
+    self->action.wait = NO_WAIT;
+    self->coroutine = NULL;
     self->state = state;
     self->module = Py_NewRef(module);
     self->name = Py_XNewRef(name);
@@ -135,6 +137,7 @@ void action_object_begin(struct action_object *self, const char *hint, size_t le
     set_current(self->state, (PyObject *)self);
     self->entered = true;
     action_is_current(&self->action);
+    task_enter(self);
 }
 
 static void call_pump(struct module_state *state)
@@ -154,6 +157,7 @@ void action_object_end(struct action_object *self, const char *name, size_t leng
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     skip_ended_parents(self);
+    task_leave(self);
     bool message =
         action_end(&self->action, name, length, error, self->parent != NULL ? &self->parent->action : NULL);
     if (self->entered) {
@@ -232,6 +236,7 @@ static PyObject *free_action(PyObject *object)
     PyObject *parent = (PyObject *)self->parent;
     Py_XDECREF(self->name);
     Py_XDECREF(self->uuid_text);
+    Py_XDECREF(self->coroutine);
     Py_XDECREF(self->module);
     PyObject_Free(object);
     Py_DECREF(type);

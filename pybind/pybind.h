@@ -31,7 +31,10 @@
     X(headers, "headers")                                                                                    \
     X(status, "status")                                                                                      \
     X(route, "route")                                                                                        \
-    X(endpoint, "endpoint")
+    X(endpoint, "endpoint")                                                                                  \
+    X(asyncio, "asyncio")                                                                                    \
+    X(current_task, "current_task")                                                                          \
+    X(get_coro, "get_coro")
 
 struct module_state {
     PyTypeObject *action_type;
@@ -63,6 +66,7 @@ struct action_object {
     struct action_object *parent; /* the one that was current at begin; once this one has ended, the innermost
                                      that was open then; or NULL */
     PyObject *uuid_text;          /* str, made when asked for */
+    PyObject *coroutine;          /* weak reference to that of the task in which a profiled one was begun */
     bool entered;                 /* the ContextVar was set to this object */
     bool used;                    /* it was begun before: others may refer to it as their parent */
 };
@@ -105,6 +109,10 @@ int action_add_type(PyObject *module, struct module_state *state);
 int wsgi_add_types(PyObject *module, struct module_state *state);
 int asgi_add_type(PyObject *module, struct module_state *state);
 int carry_add_type(PyObject *module, struct module_state *state);
+
+/** A profiled action was begun, or is about to end: note, or forget, in which task. */
+void task_enter(struct action_object *self);
+void task_leave(struct action_object *self);
 
 /** Make an action object, or None, the current one of this context. Never raises. */
 void action_make_current(struct module_state *state, PyObject *action);

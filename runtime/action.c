@@ -130,6 +130,8 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
     action->open = false;
     action->serial = 0;
     action->use = SLOT_UNUSED;
+    action->wait = NO_WAIT;
+    action->keeps_wait = false;
     action->in_task = false;
     if (!worker_ready(now))
         return;
@@ -293,6 +295,7 @@ void actions_begin_segment(struct segment *segment)
 void actions_after_fork(void)
 {
     slots_after_fork();
+    waits_after_fork();
     next_serial = 0;
     own_tid = 0;
 }

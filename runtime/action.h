@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "runtime/slots.h"
+#include "runtime/waits.h"
 #include "shm/segment.h"
 
 /** What the threads of all actions that have ended here have run, and have been ready without a core. */
@@ -37,6 +38,8 @@ struct action {
     int32_t tid;
     uint32_t turn; /* roots begun and ended on its thread by then: others since mean that they take turns */
     struct slot_use use;
+    int16_t wait; /* its row in the table of those that may wait (waits.h), or NO_WAIT */
+    bool keeps_wait;
     bool in_task;
     bool open;
     bool is_root;

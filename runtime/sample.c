@@ -13,6 +13,7 @@
 #include "runtime/kernel_wait.h"
 #include "runtime/owner.h"
 #include "runtime/stacks.h"
+#include "runtime/waits.h"
 #include "runtime/worker.h"
 #include "shm/fault.h"
 
@@ -146,6 +147,7 @@ static void put_sample(const struct subject *subject, uint64_t serial, uint64_t 
         .wall_ns = wall_ns,
         .cpu_ns = cpu_ns < wall_ns ? cpu_ns : wall_ns,
     };
+    waits_note_sample(serial);
     if (lane_put(&worker.segment.lanes[LANE_SAMPLER], &record))
         counter_add(&worker.segment.worker->samples, 1);
 }
@@ -451,6 +453,7 @@ void sample_tick(const struct rates *rates, bool others, uint64_t spans, uint64_
     sample_slots(rates, random);
     if (others || atomic_load_explicit(&slots.carried, memory_order_relaxed) != 0)
         sample_others(rates, scramble(scramble(random)));
+    waits_sample(&work->copy, rates, spans, scramble(random + 1));
     if (work->ticks % SWEEP_EVERY == 0) {
         codes_sweep();
         stacks_forget_codes();

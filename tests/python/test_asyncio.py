@@ -231,3 +231,60 @@ def test_a_sample_goes_to_the_action_of_the_greenlet_that_runs(directory, kind):
     assert found['a']['fa'] > 200 and found['b']['fb'] > 200, found
     assert wrong(found) == 0, found
     assert said['unattributed'] <= 0.01 * said['samples']
+
+
+def states(row):
+    columns = row['tree']['columns']
+    return {
+        state: sum(node[columns.index(state)] for node in row['tree']['nodes'])
+        for state in ('cpu', 'native', 'gil_wait', 'blocked')
+    }
+
+
+def test_an_action_that_awaits_is_blocked_at_the_await_of_its_own_coroutines(directory):
+    """Sixteen at once, of which a tick looks at four."""
+    said = run(
+        """
+        import types
+
+        @types.coroutine
+        def by_hand(future):
+            yield from future
+
+        async def numbers():
+            for n in range(2):
+                await by_hand(asyncio.sleep(0.005).__await__())
+                yield n
+
+        async def waits():
+            async for n in numbers():
+                pass
+            with profilomatic.action('inner'):
+                await asyncio.wait_for(asyncio.sleep(0.010), 1)
+
+        async def request(kind):
+            with profilomatic.action(kind):
+                fa(0.0002)
+                await waits()
+
+        async def main():
+            until = time.monotonic() + 4
+            async def client(kind):
+                while time.monotonic() < until:
+                    await request(kind)
+            await asyncio.gather(*[client('a') for _ in range(16)])
+
+        asyncio.run(main())
+        """,
+        directory,
+    )
+    report = exported(directory)
+    rows = {row['action_type']: row for row in report['actions']}
+    found = samples(report)
+    for kind in ('a', 'inner'):
+        told = states(rows[kind])
+        assert told['blocked'] > 0.9 * sum(told.values()), (kind, told)
+    assert found['a']['numbers'] > 500 and found['a']['by_hand'] > 0.9 * found['a']['numbers'], found['a']
+    assert found['a']['wait_for'] > 500 and found['inner']['wait_for'] > 0.9 * found['a']['wait_for'], found
+    assert found['inner']['numbers'] == 0 and found['inner']['request'] > 0.99 * found['inner']['(all)'], found['inner']
+    assert said['unattributed'] <= 0.01 * said['samples'], said
