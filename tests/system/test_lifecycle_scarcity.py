@@ -1,5 +1,8 @@
 """Want of room, of descriptors, of rights, of memory, of a steady clock: the application runs on as if nothing was, and
-what can be counted is counted, at the latest when the want is over."""
+what can be counted is counted, at the latest when the want is over.
+
+POM_LONG_RESTARTS=1 stops a worker for a minute instead of a moment.
+"""
 
 import json
 import os
@@ -12,6 +15,7 @@ import pytest
 from harness import COMMAND, HERE, VENV, Profiled, Served, said, wait_until
 from lifecycle import PROFILE_MANY, PROFILE_MANY_ASKED
 
+STOPPED_S = 60 if os.environ.get('POM_LONG_RESTARTS') == '1' else 3.5
 PROGRAM = [VENV / 'python', HERE / 'processes.py']
 
 
@@ -142,7 +146,7 @@ def test_a_stopped_worker_is_waited_for(served):
     wait_until(lambda: one.rings() != [], lambda: one.stderr)
     time.sleep(0.5)
     one.process.send_signal(signal.SIGSTOP)
-    time.sleep(3.5)
+    time.sleep(STOPPED_S)
     assert len(one.rings()) == 1
     one.process.send_signal(signal.SIGCONT)
     ends_counted(one)

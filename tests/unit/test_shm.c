@@ -105,9 +105,11 @@ START_TEST(a_head_beyond_the_tail_is_not_believed)
     struct numbered record = numbered(1, 128);
     for (int i = 0; i < LANE_BYTES / 128; i++)
         ck_assert(lane_put(&lane, &record));
-    atomic_store(&memory.head.head, UINT64_MAX - 5);
-    for (int i = 0; i < 100; i++)
+    const uint64_t beyond[] = {UINT64_MAX - 5, LANE_BYTES + 64};
+    for (int i = 0; i < 100; i++) {
+        atomic_store(&memory.head.head, beyond[i % 2]);
         ck_assert(!lane_put(&lane, &record));
+    }
     ck_assert_uint_eq(atomic_load(&memory.tail.lost_records), 100);
 }
 END_TEST
