@@ -112,6 +112,10 @@ void pool_forget_worker(struct pool *pool, struct worker *worker)
     struct worker **recent = &pool->recent[worker->number % POOL_RECENT];
     if (*recent == worker)
         *recent = NULL;
+    struct worker **link = pool_named(pool, worker_name(worker));
+    while (*link != worker)
+        link = &(*link)->next_named;
+    *link = worker->next_named;
     worker_close(worker);
 }
 

@@ -30,6 +30,7 @@ enum {
     POOL_PATIENCE_S = 600,   /* for destinations to deliver what is left of a pool without workers */
     POOL_DROPPED_MOST = 256, /* window files that wait for a checkpoint to be removed */
     POOL_RECENT = 2048,      /* workers that are found by their number at once */
+    POOL_NAMED = 1024,       /* chains, a power of two */
 };
 #define POOL_CYCLE_NS NS_PER_SECOND
 #define POOL_WINDOW_NS (10 * NS_PER_SECOND)
@@ -58,6 +59,7 @@ struct pool {
     struct windows windows;
     struct worker *workers;
     struct worker *recent[POOL_RECENT]; /* some of them, by their number modulo POOL_RECENT */
+    struct worker *named[POOL_NAMED];   /* all of them, chained by a hash of their file's name */
     struct known_worker *known;
     struct known_worker **known_end,
         *known_last; /* while the checkpoint is read: its end, and who was looked for last */

@@ -12,6 +12,9 @@
 /** Is this its user's folder, or one that we made for a guest (guests.h)? */
 bool pool_is_ours(const struct stat *st, uid_t uid);
 
+/** The chain of `pool->named` in which a worker whose file has this name is, or belongs. */
+struct worker **pool_named(struct pool *pool, const char *name);
+
 /** Let go of a worker that is in the list no more. */
 void pool_forget_worker(struct pool *pool, struct worker *worker);
 

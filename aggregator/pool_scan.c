@@ -14,10 +14,19 @@
 #include "aggregator/log.h"
 #include "shm/fault.h"
 
-static bool is_known_file(const struct pool *pool, const char *path, const char *name)
+struct worker **pool_named(struct pool *pool, const char *name)
 {
-    for (const struct worker *worker = pool->workers; worker != NULL; worker = worker->next)
-        if (strcmp(worker->path, path) == 0)
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (const char *c = name; *c != '\0'; c++)
+        hash = (hash ^ (uint8_t)*c) * 16777619u;
+    return &pool->named[hash & (POOL_NAMED - 1)];
+}
+
+/* A folder of a thousand segments is read again whenever a worker comes. */
+static bool is_known_file(struct pool *pool, const char *name)
+{
+    for (const struct worker *worker = *pool_named(pool, name); worker != NULL; worker = worker->next_named)
+        if (strcmp(worker_name(worker), name) == 0)
             return true;
     for (unsigned i = 0; i < pool->refused_count; i++)
         if (strcmp(pool->refused[i], name) == 0)
@@ -106,6 +115,9 @@ static void find_worker(struct pool *pool, const char *path, const char *name)
     }
     worker->next = pool->workers;
     pool->workers = worker;
+    struct worker **named = pool_named(pool, name);
+    worker->next_named = *named;
+    *named = worker;
     pool->ever++;
     pool->dirty = true;
 }
@@ -139,7 +151,7 @@ static void scan_rings(struct pool *pool)
         if (entry->d_name[0] == '.' && ends_with(entry->d_name, ".new"))
             drop_stale(path, pool->uid);
         else if (entry->d_name[0] != '.' && ends_with(entry->d_name, ".ring") &&
-                 !is_known_file(pool, path, entry->d_name))
+                 !is_known_file(pool, entry->d_name))
             find_worker(pool, path, entry->d_name);
     }
     closedir(directory);

@@ -98,11 +98,10 @@ static int find_process(struct worker *worker)
 static bool has_its_name(const struct worker *worker)
 {
     char name[40];
-    const char *slash = strrchr(worker->path, '/');
     for (int i = 0; i < 16; i++)
         snprintf(name + 2 * i, 3, "%02x", worker->header.uuid[i]);
     strcpy(name + 32, ".ring");
-    return strcmp(slash != NULL ? slash + 1 : worker->path, name) == 0;
+    return strcmp(worker_name(worker), name) == 0;
 }
 
 static uint64_t hash_of(const uint8_t uuid[16])

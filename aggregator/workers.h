@@ -14,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "aggregator/symbols.h"
 #include "aggregator/taken.h"
@@ -33,9 +34,9 @@ struct worker_kept {
 };
 
 struct worker {
-    struct worker *next;
-    uint32_t number; /* in this aggregator's life; what merge.h knows it by */
-    uint64_t hash;   /* of the uuid: what windows know it by */
+    struct worker *next, *next_named; /* in its pool */
+    uint32_t number;                  /* in this aggregator's life; what merge.h knows it by */
+    uint64_t hash;                    /* of the uuid: what windows know it by */
     char path[DIRECTORY_PATH_MAX];
     struct segment_header header;          /* a private, checked copy */
     int fd, pidfd;                         /* pidfd -1: none (another pid namespace, or dead) */
@@ -66,6 +67,13 @@ struct worker {
  * ours to read; -ENOENT if it has gone.
  */
 int worker_open(struct worker **out, const char *path, uid_t uid, uint32_t number);
+
+/** The name of its file. */
+static inline const char *worker_name(const struct worker *worker)
+{
+    const char *slash = strrchr(worker->path, '/');
+    return slash != NULL ? slash + 1 : worker->path;
+}
 
 /** Where to begin in its lanes if no checkpoint knows it: at the heads. 0 or -EPROTO. */
 int worker_begin_at_heads(struct worker *worker);
