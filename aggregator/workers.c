@@ -561,8 +561,9 @@ int worker_drain(struct worker *worker, struct merge *merge, uint64_t seen[STRAT
         moved += rc;
     if (rc >= 0 && (rc = take_rows(worker, merge)) > 0)
         moved += rc;
+    bool strata = worker->header.abi_minor >= SEGMENT_ABI_MINOR_STRATA;
     if (rc >= 0)
-        rc = take_page(worker, &merge->open->sums, &snapshot.page, seen);
+        rc = take_page(worker, &merge->open->sums, &snapshot.page, strata ? seen : NULL);
     if (moved != 0) {
         worker->moved_ns = clock_monotonic_ns();
         window_note_worker(merge->open, worker->hash);

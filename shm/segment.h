@@ -32,6 +32,7 @@
 #define SEGMENT_ABI_MAJOR 1u
 /* 0 had no `alive`, 1 no reasons by type, 2 no messages, 3 no `unattributed`, 4 other strata. */
 #define SEGMENT_ABI_MINOR 5u
+#define SEGMENT_ABI_MINOR_STRATA 5u /* from this one on strata are those of strata.h */
 #define SEGMENT_ENDIAN_TAG UINT32_C(0x01020304)
 
 enum {
