@@ -104,7 +104,7 @@ struct action_object *action_object_new(struct module_state *state, PyObject *mo
     memset(&self->action, 0, sizeof self->action);
     self->action.use = SLOT_UNUSED;
     self->action.wait = NO_WAIT;
-    self->coroutine = NULL;
+    self->unit = NULL;
     self->state = state;
     self->module = Py_NewRef(module);
     self->name = Py_XNewRef(name);
@@ -236,7 +236,7 @@ static PyObject *free_action(PyObject *object)
     PyObject *parent = (PyObject *)self->parent;
     Py_XDECREF(self->name);
     Py_XDECREF(self->uuid_text);
-    Py_XDECREF(self->coroutine);
+    Py_XDECREF(self->unit);
     Py_XDECREF(self->module);
     PyObject_Free(object);
     Py_DECREF(type);

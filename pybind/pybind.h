@@ -34,7 +34,10 @@
     X(endpoint, "endpoint")                                                                                  \
     X(asyncio, "asyncio")                                                                                    \
     X(current_task, "current_task")                                                                          \
-    X(get_coro, "get_coro")
+    X(get_coro, "get_coro")                                                                                  \
+    X(greenlet, "greenlet")                                                                                  \
+    X(getcurrent, "getcurrent")                                                                              \
+    X(parent, "parent")
 
 struct module_state {
     PyTypeObject *action_type;
@@ -66,9 +69,10 @@ struct action_object {
     struct action_object *parent; /* the one that was current at begin; once this one has ended, the innermost
                                      that was open then; or NULL */
     PyObject *uuid_text;          /* str, made when asked for */
-    PyObject *coroutine;          /* weak reference to that of the task in which a profiled one was begun */
-    bool entered;                 /* the ContextVar was set to this object */
-    bool used;                    /* it was begun before: others may refer to it as their parent */
+    PyObject *unit; /* weak reference to that of the task, or to the greenlet, in which a profiled
+                       one was begun */
+    bool entered;   /* the ContextVar was set to this object */
+    bool used;      /* it was begun before: others may refer to it as their parent */
 };
 
 /** A new action object (not begun). `uuid_text` may be NULL. New reference, or NULL with an exception. */

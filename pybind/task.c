@@ -1,15 +1,22 @@
-/* The coroutine of the task that a profiled action was begun in: where it waits when no thread runs it. */
+/* The task or greenlet that a profiled action was begun in: where it waits when no thread runs it. */
 #include "pybind/pybind.h"
 
 #include "runtime/waits.h"
 
-/* The coroutine of asyncio's current task, new reference; NULL without an exception if there is none. What
- * the application has not imported is not imported. */
-static PyObject *current_coroutine(struct module_state *state)
+/* A module that the application has imported, borrowed; NULL without an exception. */
+static PyObject *imported(PyObject *name)
 {
     PyObject *modules = PyImport_GetModuleDict(); /* borrowed */
-    PyObject *asyncio = modules != NULL ? PyDict_GetItemWithError(modules, state->str_asyncio) : NULL;
-    PyObject *task = NULL, *coroutine = NULL;
+    PyObject *module = modules != NULL ? PyDict_GetItemWithError(modules, name) : NULL;
+    if (module == NULL)
+        PyErr_Clear();
+    return module;
+}
+
+/* The coroutine of asyncio's current task, new reference; NULL without an exception if there is none. */
+static PyObject *current_coroutine(struct module_state *state)
+{
+    PyObject *asyncio = imported(state->str_asyncio), *task = NULL, *coroutine = NULL;
     if (asyncio != NULL)
         task = PyObject_CallMethodNoArgs(asyncio, state->str_current_task);
     if (task != NULL && task != Py_None)
@@ -22,29 +29,45 @@ static PyObject *current_coroutine(struct module_state *state)
     return coroutine;
 }
 
+/* The current greenlet, new reference; NULL without an exception if that is the thread itself. */
+static PyObject *current_greenlet(struct module_state *state)
+{
+    PyObject *module = imported(state->str_greenlet), *parent = NULL;
+    PyObject *current = module != NULL ? PyObject_CallMethodNoArgs(module, state->str_getcurrent) : NULL;
+    if (current != NULL)
+        parent = PyObject_GetAttr(current, state->str_parent);
+    if (PyErr_Occurred() != NULL)
+        hook_failed(NULL);
+    if (parent == NULL || parent == Py_None)
+        Py_CLEAR(current);
+    Py_XDECREF(parent);
+    return current;
+}
+
 void task_enter(struct action_object *self)
 {
     struct action *action = &self->action;
-    if (action->serial == 0 || !action->in_task)
+    if (action->serial == 0)
         return;
-    PyObject *coroutine = current_coroutine(self->state);
-    if (coroutine == NULL)
+    PyObject *coroutine = action->in_task ? current_coroutine(self->state) : NULL;
+    PyObject *unit = coroutine != NULL ? coroutine : current_greenlet(self->state);
+    if (unit == NULL)
         return;
     struct action_object *outer = self->parent;
-    PyObject *reference = PyWeakref_NewRef(coroutine, NULL);
+    PyObject *reference = PyWeakref_NewRef(unit, NULL);
     if (reference == NULL)
         PyErr_Clear();
-    Py_DECREF(coroutine);
-    /* There is one reference without a callback to an object, so equal ones are of the same coroutine. */
-    if (reference != NULL && outer != NULL && outer->action.wait != NO_WAIT &&
-        outer->coroutine == reference) {
+    Py_DECREF(unit);
+    /* There is one reference without a callback to an object, so equal ones are to the same. */
+    if (reference != NULL && outer != NULL && outer->action.wait != NO_WAIT && outer->unit == reference) {
         action->wait = outer->action.wait;
         wait_pass(action->wait, outer->action.serial, action->serial);
     } else if (reference != NULL) {
-        action->wait = (int16_t)wait_begin(action->serial, action->begin_ns, (uintptr_t)reference);
+        uintptr_t address = coroutine != NULL ? (uintptr_t)reference : 0;
+        action->wait = (int16_t)wait_begin(action->serial, action->begin_ns, address);
         action->keeps_wait = action->wait != NO_WAIT;
     }
-    Py_XSETREF(self->coroutine, reference);
+    Py_XSETREF(self->unit, reference);
 }
 
 void task_leave(struct action_object *self)

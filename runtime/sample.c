@@ -507,6 +507,7 @@ void sample_end(void)
 void sample_begin_segment(void)
 {
     stacks_reset();
+    waits_begin_segment();
     work->segment++;
 }
 

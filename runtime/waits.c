@@ -26,6 +26,9 @@ static struct {
     struct stack_memory memory;
 } waits;
 
+/* Stands for the stack of a greenlet. */
+static struct code switched_out = {.file = "(greenlet)", .name = "waits"};
+
 /* ---- GIL holders --------------------------------------------------------------------------------------- */
 
 static uint64_t serial_of(uint32_t row)
@@ -67,9 +70,15 @@ void wait_end(int row)
 void waits_after_fork(void)
 {
     memset(&waits, 0, sizeof waits);
+    waits_begin_segment();
 }
 
 /* ---- sampler ------------------------------------------------------------------------------------------- */
+
+void waits_begin_segment(void)
+{
+    switched_out.definition = 0;
+}
 
 void waits_note_sample(uint64_t serial)
 {
@@ -87,8 +96,12 @@ static void sample_wait(struct copy *copy, uint32_t row, const struct rates *rat
     const uint64_t now = clock_monotonic_ns();
     const uint64_t lived = now > begin_ns ? (now - begin_ns) / rates->interval_ns : 0;
     bool overflow = false;
-    if (!reader_read_suspended(copy, reference, &waits.stack))
+    if (reference == 0) {
+        waits.stack.count = 1;
+        waits.stack.frame[0] = (struct stack_frame){&switched_out, 0};
+    } else if (!reader_read_suspended(copy, reference, &waits.stack)) {
         return;
+    }
     atomic_thread_fence(memory_order_acquire);
     if (serial_of(row) != serial)
         return;

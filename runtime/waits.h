@@ -1,7 +1,9 @@
 /*
  * Waits: profiled actions that were begun in a task, each with its task's coroutine. While a coroutine is
  * suspended no thread shows what its action does: it waits, at the innermost await of that coroutine's stack,
- * and that is a sample like any other, in the state "blocked".
+ * and that is a sample like any other, in the state "blocked". So it is with an action that was begun in a
+ * greenlet, while no thread is found in it; but the stack of a greenlet that is switched out, of which a part
+ * was moved away from the C stack, is not read, and a frame "(greenlet):waits" stands for it.
  *
  * Rows are written with the GIL held and read by the sampler: `serial` is 0 while the rest of a row changes,
  * and is never used twice, so that a row with the same serial before and after was read whole.
@@ -23,7 +25,8 @@ enum {
 
 /**
  * The action `serial`, begun at `begin_ns`, belongs to the coroutine that the weak reference at `reference`
- * refers to; that must live until wait_end. Returns its row, or NO_WAIT if there is none free.
+ * refers to; that must live until wait_end. 0: to a greenlet. Returns its row, or NO_WAIT if there is none
+ * free.
  */
 int wait_begin(uint64_t serial, uint64_t begin_ns, uintptr_t reference);
 
@@ -38,6 +41,9 @@ void waits_note_sample(uint64_t serial);
 
 /** Sampler thread, at the end of each tick, which stands for `spans` intervals: sample what waits. */
 void waits_sample(struct copy *copy, const struct rates *rates, uint64_t spans, uint64_t random);
+
+/** Sampler thread: another segment, in which nothing is defined yet. */
+void waits_begin_segment(void);
 
 void waits_after_fork(void);
 

@@ -114,7 +114,7 @@ TURNS = """
 def test_a_sample_goes_to_the_action_of_the_task_that_runs(directory):
     said = run(TURNS.replace('SECONDS', '3') + '\n    asyncio.run(main())\n', directory)
     found = samples(exported(directory))
-    assert found['a']['fa'] > 200 and found['b']['fb'] > 200, found
+    assert found['a']['fa'] > 60 and found['b']['fb'] > 60, found
     assert wrong(found) == 0, found
     assert said['unattributed'] <= 0.01 * said['samples']
 
@@ -124,7 +124,7 @@ def test_it_would_be_seen_if_a_sample_went_to_another_action(directory):
     """Where all tasks share one context, the action that began last is the current one of them all."""
     run(TURNS.replace('SECONDS', '2') + '\n    asyncio.run(main(context=contextvars.copy_context()))\n', directory)
     found = samples(exported(directory))
-    assert wrong(found) > 100, found
+    assert wrong(found) > 30, found
 
 
 def test_child_tasks_and_threads_that_work_for_a_task_belong_to_its_action(directory):
@@ -155,8 +155,8 @@ def test_child_tasks_and_threads_that_work_for_a_task_belong_to_its_action(direc
     )
     found = samples(exported(directory))
     for kind in ('a', 'b'):
-        assert found[kind]['child'] + found[kind]['request.<locals>.child'] > 100, found
-        assert found[kind]['_WorkItem.run'] > 200, found
+        assert found[kind]['child'] + found[kind]['request.<locals>.child'] > 20, found
+        assert found[kind]['_WorkItem.run'] > 60, found
     assert wrong(found) == 0, found
 
 
@@ -184,7 +184,7 @@ def test_thread_pools_work_for_the_action_that_asked(directory):
         directory,
     )
     found = samples(exported(directory))
-    assert found['a']['fa'] > 200 and found['b']['fb'] > 200, found
+    assert found['a']['fa'] > 60 and found['b']['fb'] > 60, found
     assert wrong(found) == 0, found
 
 
@@ -227,10 +227,14 @@ def test_a_sample_goes_to_the_action_of_the_greenlet_that_runs(directory, kind):
     if importlib.util.find_spec(kind) is None:
         pytest.skip('it is not installed')
     said = run(GREENLETS.replace('{kind}', kind), directory)
-    found = samples(exported(directory))
-    assert found['a']['fa'] > 200 and found['b']['fb'] > 200, found
+    report = exported(directory)
+    found = samples(report)
+    assert found['a']['fa'] > 60 and found['b']['fb'] > 60, found
     assert wrong(found) == 0, found
     assert said['unattributed'] <= 0.01 * said['samples']
+    for row in report['actions']:
+        if row['action_type'] in ('a', 'b'):  # twenty that take turns on one thread
+            assert states(row)['blocked'] > 0.8 * sum(states(row).values()), states(row)
 
 
 def states(row):
@@ -284,7 +288,7 @@ def test_an_action_that_awaits_is_blocked_at_the_await_of_its_own_coroutines(dir
     for kind in ('a', 'inner'):
         told = states(rows[kind])
         assert told['blocked'] > 0.9 * sum(told.values()), (kind, told)
-    assert found['a']['numbers'] > 500 and found['a']['by_hand'] > 0.9 * found['a']['numbers'], found['a']
-    assert found['a']['wait_for'] > 500 and found['inner']['wait_for'] > 0.9 * found['a']['wait_for'], found
+    assert found['a']['numbers'] > 100 and found['a']['by_hand'] > 0.9 * found['a']['numbers'], found['a']
+    assert found['a']['wait_for'] > 100 and found['inner']['wait_for'] > 0.9 * found['a']['wait_for'], found
     assert found['inner']['numbers'] == 0 and found['inner']['request'] > 0.99 * found['inner']['(all)'], found['inner']
     assert said['unattributed'] <= 0.01 * said['samples'], said
