@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "aggregator/claims.h"
 #include "shm/clock.h"
 
 static void publish_rates(struct pool *pool, const uint32_t probability[STRATA])
@@ -84,6 +85,12 @@ void pool_limits_begin(struct pool *pool)
         first_limits(pool);
 }
 
+/* Not below what stood there when the cycle began. */
+static void take_back(uint64_t *sum, uint64_t excess, uint64_t least)
+{
+    *sum -= excess < *sum - least ? excess : *sum - least;
+}
+
 void pool_account(struct pool *pool, uint64_t aggregator_cpu_ns, uint64_t now_ns)
 {
     static long cores;
@@ -92,15 +99,24 @@ void pool_account(struct pool *pool, uint64_t aggregator_cpu_ns, uint64_t now_ns
     struct window_sums *sums = &pool->merge.open->sums;
     uint64_t passed = now_ns - pool->accounted_at_ns, used = 0;
     pool->accounted_at_ns = now_ns;
+    uint64_t claimed = sums->sampler_cpu_ns + sums->hook_cpu_ns - pool->own_cpu_ns;
     for (struct worker *worker = pool->workers; worker != NULL; worker = worker->next) {
         if (worker->final || worker->quarantined)
             continue;
-        used += worker_cpu(worker, passed * (uint64_t)cores);
+        uint64_t process = worker_cpu(worker, passed * (uint64_t)cores);
+        struct claim claim = claims_take(worker);
+        used += process;
+        if (claims_stand_out(worker, &claim, claimed)) {
+            struct claim excess = claims_excess(worker, &claim, process);
+            take_back(&sums->sampler_cpu_ns, excess.sampler_ns, pool->cycle_base.sampler_cpu_ns);
+            take_back(&sums->hook_cpu_ns, excess.hook_ns, pool->cycle_base.hook_cpu_ns);
+        }
         uint64_t attached = now_ns > worker->attached_ns ? now_ns - worker->attached_ns : 0;
         if (!worker->dead && !worker->closed)
             sums->attached_ns += attached < passed ? attached : passed;
     }
-    uint64_t ours = sums->sampler_cpu_ns + sums->hook_cpu_ns - pool->own_cpu_ns;
+    uint64_t left = sums->sampler_cpu_ns + sums->hook_cpu_ns;
+    uint64_t ours = left > pool->own_cpu_ns ? left - pool->own_cpu_ns : 0;
     pool->own_cpu_ns = sums->sampler_cpu_ns + sums->hook_cpu_ns;
     sums->worker_cpu_ns += used > ours ? used - ours : 0;
     sums->aggregator_cpu_ns += aggregator_cpu_ns;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "aggregator/checkpoint.h"
+#include "aggregator/claims.h"
 #include "aggregator/log.h"
 #include "shm/fault.h"
 
@@ -100,6 +101,7 @@ static void find_worker(struct pool *pool, const char *path, const char *name)
     }
     pool->want_told = false;
     if (adopt(pool, worker)) {
+        claims_take(worker); /* what it claimed before was judged by the life before this one */
         rc = worker->quarantined ? 0 : worker_catch_up(worker);
         if (rc > 0)
             log_line("pool %s: of process %d more was read than any checkpoint holds: that part is lost",

@@ -215,7 +215,7 @@ bool worker_alive(struct worker *worker)
 /* A private copy of what the worker's page said at one moment, in the order that workers.h promises. */
 struct snapshot {
     const struct worker *worker;
-    uint32_t state;
+    uint32_t state, sampler_tid;
     uint64_t tail[SEGMENT_LANES], defined[SEGMENT_DEFINITIONS];
     struct taken_page page;
 };
@@ -239,6 +239,7 @@ static void read_page(void *context)
     snapshot->tail[LANE_ACTION] = atomic_load_explicit(&page->lanes[LANE_ACTION].tail, memory_order_acquire);
     for (int i = 0; i < SEGMENT_DEFINITIONS; i++)
         snapshot->defined[i] = atomic_load_explicit(&page->defined[i], memory_order_acquire);
+    snapshot->sampler_tid = atomic_load_explicit(&page->sampler_tid, memory_order_relaxed);
     out->process_cpu_ns = load(&page->process_cpu_ns);
     out->sampler_cpu_ns = load(&page->sampler_cpu_ns);
     out->hook_cpu_ns = load(&page->hook_cpu_ns);
@@ -551,6 +552,7 @@ int worker_drain(struct worker *worker, struct merge *merge, uint64_t seen[STRAT
     if (!guard_run(read_page, &snapshot))
         return fault(EPROTO, "its file was cut");
     worker->closed = snapshot.state != SEGMENT_ACTIVE;
+    worker->sampler_tid = snapshot.sampler_tid;
     int rc = 0, moved = 0;
     for (int area = 0; area < SEGMENT_DEFINITIONS && rc >= 0; area++)
         rc = read_definitions(worker, merge, area, snapshot.defined[area]);

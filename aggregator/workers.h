@@ -33,6 +33,11 @@ struct worker_kept {
     uint64_t cpu_ns;
 };
 
+/** What a worker says that our parts in it cost (claims.h). */
+struct claim {
+    uint64_t sampler_ns, hook_ns;
+};
+
 struct worker {
     struct worker *next, *next_named; /* in its pool */
     uint32_t number;                  /* in this aggregator's life; what merge.h knows it by */
@@ -49,16 +54,20 @@ struct worker {
     struct symbols symbols;
     struct taken taken;
     struct worker_kept kept;
-    uint64_t attached_ns;      /* CLOCK_MONOTONIC, when we found it */
-    uint64_t moved_ns;         /* when something new was last found in it, or it itself */
-    uint64_t cpu_ns;           /* process CPU as last measured */
-    uint64_t samples, dropped; /* merged and lost, since we found it */
-    double fill;               /* the fullest lane at the last drain, 0 … 1 */
-    unsigned final_rounds;     /* rounds without anything new after its end */
-    bool foreign;              /* of another pid namespace: only the mutex in its segment tells of its end */
-    bool dead;                 /* its process has gone */
-    bool closed;               /* it said that it will write no more */
-    bool final;                /* drained to its end: may be removed after a checkpoint */
+    uint64_t attached_ns;       /* CLOCK_MONOTONIC, when we found it */
+    uint64_t moved_ns;          /* when something new was last found in it, or it itself */
+    uint64_t cpu_ns;            /* process CPU as last measured */
+    uint64_t samples, dropped;  /* merged and lost, since we found it */
+    double fill;                /* the fullest lane at the last drain, 0 … 1 */
+    unsigned final_rounds;      /* rounds without anything new after its end */
+    uint32_t sampler_tid;       /* as it says; 0: none yet */
+    struct claim claimed;       /* what claims_take took */
+    uint64_t kernel_sampler_ns; /* CPU of that thread as the kernel said last; 0: it was not asked */
+    bool disbelieved;           /* its claims were found wrong */
+    bool foreign;               /* of another pid namespace: only the mutex in its segment tells of its end */
+    bool dead;                  /* its process has gone */
+    bool closed;                /* it said that it will write no more */
+    bool final;                 /* drained to its end: may be removed after a checkpoint */
     bool quarantined;
 };
 
