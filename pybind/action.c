@@ -142,14 +142,14 @@ void action_object_begin(struct action_object *self, const char *hint, size_t le
 
 static void call_pump(struct module_state *state)
 {
-    uint64_t start = clock_monotonic_ns();
+    uint64_t start = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
     PyObject *pump = Py_NewRef(state->pump); /* it may take itself back */
     PyObject *result = PyObject_CallNoArgs(pump);
     if (result == NULL)
         hook_failed(pump);
     Py_XDECREF(result);
     Py_DECREF(pump);
-    meter_exact(&worker.meter, clock_monotonic_ns() - start);
+    meter_used(&worker.meter, clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - start);
 }
 
 void action_object_end(struct action_object *self, const char *name, size_t length, bool error)

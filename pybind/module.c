@@ -245,6 +245,19 @@ static PyObject *set_template(PyObject *module, PyObject *value)
     return set_callable(&((struct module_state *)PyModule_GetState(module))->template, value, "set_template");
 }
 
+static PyObject *spent(PyObject *module, PyObject *value)
+{
+    (void)module;
+    double seconds = PyFloat_AsDouble(value);
+    if (seconds == -1.0 && PyErr_Occurred())
+        return NULL;
+    if (worker_is_attached() && seconds > 0 && seconds < 1e6) {
+        meter_used(&worker.meter, (uint64_t)(seconds * 1e9));
+        worker_publish_meter();
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *set_pump(PyObject *module, PyObject *value)
 {
     return set_callable(&((struct module_state *)PyModule_GetState(module))->pump, value, "set_pump");
@@ -317,6 +330,8 @@ static PyMethodDef functions[] = {
      "set_template($module, callable, /)\n--\n\ncallable(environ) -> str | None names a request's route when "
      "it has "
      "ended."},
+    {"spent", spent, METH_O,
+     "spent($module, seconds, /)\n--\n\nCPU that a thread of ours used: it counts as the hooks' does."},
     {"set_pump", set_pump, METH_O,
      "set_pump($module, callable, /)\n--\n\ncallable() runs on the request's thread after a profiled root "
      "action ended."},

@@ -4,7 +4,8 @@
  * Reading a clock at each hook would cost as much as the hook. One hook in METER_EVERY is timed and stands
  * for the others; the rare expensive part (an admitted action's begin and end) is timed each time, and taken
  * out of the timed hooks so that it is not counted twice. A time above METER_CEILING_NS was a preemption, not
- * work, and is cut. All of it happens with the GIL held, so plain variables do.
+ * work, and is cut. What may be long, delivery to callables, is read off the thread's CPU clock. All of it
+ * happens with the GIL held, so plain variables do.
  */
 #ifndef RUNTIME_METER_H
 #define RUNTIME_METER_H
@@ -52,12 +53,17 @@ static inline void meter_leave(struct meter *meter, struct meter_mark mark)
     meter->cost_ns += METER_EVERY * meter_cut(spent > exact ? spent - exact : 0);
 }
 
-/** Add a part that was timed by itself. */
+/** Add a part that a thread's CPU clock has measured, on whichever thread of ours or the application's. */
+static inline void meter_used(struct meter *meter, uint64_t cpu_ns)
+{
+    meter->exact_ns += cpu_ns;
+    meter->cost_ns += cpu_ns;
+}
+
+/** Add a part that was timed by itself, by a clock that goes on when the thread does not. */
 static inline void meter_exact(struct meter *meter, uint64_t spent_ns)
 {
-    uint64_t ns = spent_ns < 10 * METER_CEILING_NS ? spent_ns : 10 * METER_CEILING_NS;
-    meter->exact_ns += ns;
-    meter->cost_ns += ns;
+    meter_used(meter, spent_ns < 10 * METER_CEILING_NS ? spent_ns : 10 * METER_CEILING_NS);
 }
 
 #endif

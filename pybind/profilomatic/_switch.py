@@ -241,7 +241,9 @@ class Switch:
                 return
             from .delivery import Delivery
 
-            self.delivery = Delivery(self.directory, self.callables, _runtime.set_pump, _runtime.only_ours_are_left)
+            self.delivery = Delivery(
+                self.directory, self.callables, _runtime.set_pump, _runtime.only_ours_are_left, _runtime.spent
+            )
         self.delivery.start_or_stop()
 
     def flush(self) -> None:

@@ -46,11 +46,13 @@ class Delivery:
         destinations: Callable[[], List[Destination]],
         set_pump: Callable[[Optional[Callable[[], object]]], object],
         left_alone: Callable[[], bool] = lambda: False,
+        spent: Callable[[float], object] = lambda seconds: None,
     ) -> None:
         self._directory = directory
         self._destinations = destinations
         self._set_pump = set_pump
         self._left_alone = left_alone  # have all threads of the application ended?
+        self._spent = spent  # is told what CPU the thread used: it is part of the profiler's cost
         self._exit_pid = 0
         self._forget()
         if hasattr(os, 'register_at_fork'):
@@ -173,8 +175,11 @@ class Delivery:
                 comm.write('pom-deliver')  # so that its CPU time can be told from the application's
         except OSError:
             pass
-        pid = os.getpid()
+        pid, told = os.getpid(), 0.0
         while not self._wake.is_set() and self._pid == pid:
+            used = time.thread_time()
+            self._spent(used - told)
+            told = used
             if self._left_alone():
                 os._exit(0)  # as the C library ends a process with its last thread
             if not self._connect(0.5):

@@ -1,0 +1,48 @@
+"""What the profiler does in the application's process beside its hooks is part of what it says that it costs."""
+
+import json
+
+import pytest
+from _support import ADMITTED, aggregator, needs_native, run
+
+pytestmark = needs_native
+
+
+@pytest.mark.parametrize('way', ['thread', 'pump'])
+def test_the_cpu_of_delivery_to_callables_counts(tmp_path, way):
+    script = f"""
+    import json, time
+    import profilomatic
+    import profilomatic.delivery
+
+    if {way!r} == 'pump':
+        profilomatic.delivery.threads_run = lambda: False
+    {ADMITTED}
+    spent = [0.0]
+
+    def burn(message):
+        if message['action_type'] == 'burnt':
+            start = time.thread_time()
+            while time.thread_time() < start + 0.02:
+                pass
+            spent[0] += time.thread_time() - start
+
+    profilomatic.configure(max_overhead=0.5, max_actions_per_run=0)
+    profilomatic.add_destination(burn)
+    assert admitted()
+    for _ in range(5):
+        with profilomatic.action('burnt'):
+            pass
+    until = time.monotonic() + 30
+    cost = lambda: profilomatic._runtime.status()['hook_cpu']
+    while time.monotonic() < until and (spent[0] < 0.08 or cost() < spent[0]):
+        with profilomatic.action('probe'):  # at whose end the pump runs
+            pass
+        time.sleep(0.02)
+    print(json.dumps([spent[0], cost()]))
+    """
+    with aggregator(tmp_path / 'rt'):
+        out = run(script, tmp_path / 'rt', profiled=False)
+    assert out.returncode == 0, out.stderr
+    spent, cost = json.loads(out.stdout.splitlines()[-1])
+    assert cost >= spent >= 0.08
