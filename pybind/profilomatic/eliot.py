@@ -43,8 +43,8 @@ class _Destination:
     def __call__(self, message: Dict[str, Any]) -> None:
         try:
             status = message.get('action_status')
-            key = (message['task_uuid'],) + tuple(message['task_level'][:-1])
-            if status is None:
+            key = _key_of(message)
+            if status is None or key is None:
                 self._logged(key, message)
             elif status == 'started':
                 self._begin(key, message)
@@ -57,9 +57,9 @@ class _Destination:
         except Exception as error:
             failed("following Eliot's messages", error)
 
-    def _logged(self, key: _Key, message: Dict[str, Any]) -> None:
+    def _logged(self, key: Optional[_Key], message: Dict[str, Any]) -> None:
         """Anything else that is logged, in an action of Eliot's or in one that Eliot does not know of (a request)."""
-        action = self._open.get(key) or _runtime.current()
+        action = (self._open.get(key) if key is not None else None) or _runtime.current()
         if action is not None and action.profiled and switch.settings['store_all_logs']:
             _put(action, message, 0)
 
@@ -78,6 +78,14 @@ class _Destination:
     def close(self) -> None:
         while self._open:
             self._open.popitem()[1].end()
+
+
+def _key_of(message: Dict[str, Any]) -> Optional[_Key]:
+    """The action that a message belongs to; None for one that was not made by Eliot's own means."""
+    task, level = message.get('task_uuid'), message.get('task_level')
+    if not isinstance(task, str) or not isinstance(level, (list, tuple)):
+        return None
+    return (task, *level[:-1])
 
 
 def _put(action: Any, message: Dict[str, Any], flags: int) -> None:

@@ -67,11 +67,36 @@ def _django_client(module):
     module.ClientHandler.__call__ = call
 
 
+def _eliot(module):
+    """Patched as soon as it is there, which is the hardest moment: before the application adds a destination."""
+    import profilomatic.eliot as ours
+
+    original = ours._Destination._begin
+
+    def begin(self, key, message):
+        _count()
+        original(self, key, message)
+
+    ours._Destination._begin = begin
+    ours.patch()
+
+    # Most of the tests log to a list of their own: what they log is shown to us as well.
+    write = module.MemoryLogger.write
+
+    @functools.wraps(write)
+    def shown(self, dictionary, serializer=None):
+        ours._destination(dict(dictionary))
+        return write(self, dictionary, serializer)
+
+    module.MemoryLogger.write = shown
+
+
 def install():
     from profilomatic._imports import after_import
 
     after_import(
         {
+            'eliot': _eliot,
             'werkzeug.test': _werkzeug,
             'django.core.handlers.wsgi': _django,
             'django.test.client': _django_client,
