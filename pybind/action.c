@@ -115,6 +115,19 @@ struct action_object *action_object_new(struct module_state *state, PyObject *mo
     return self;
 }
 
+/* Told of a profiled action right after its begin, so that it can say what the action is part of. */
+static void call_noter(struct action_object *self)
+{
+    uint64_t start = clock_monotonic_ns();
+    PyObject *noter = Py_NewRef(self->state->noter); /* it may take itself back */
+    PyObject *result = PyObject_CallOneArg(noter, (PyObject *)self);
+    if (result == NULL)
+        hook_failed(noter);
+    Py_XDECREF(result);
+    Py_DECREF(noter);
+    meter_exact(&worker.meter, clock_monotonic_ns() - start);
+}
+
 void action_object_begin(struct action_object *self, const char *hint, size_t length, bool settled)
 {
     module_attach(self->state);
@@ -138,6 +151,8 @@ void action_object_begin(struct action_object *self, const char *hint, size_t le
     self->entered = true;
     action_is_current(&self->action);
     task_enter(self);
+    if (self->action.serial != 0 && self->state->noter != NULL)
+        call_noter(self);
 }
 
 static void call_pump(struct module_state *state)
@@ -267,12 +282,18 @@ static PyObject *begin_method(PyObject *object, PyObject *unused)
 
 static PyObject *end_method(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"error", NULL};
+    static char *names[] = {"error", "name", NULL};
+    struct action_object *self = (struct action_object *)object;
     int error = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|p:end", names, &error))
+    const char *name = NULL;
+    Py_ssize_t length;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|pz#:end", names, &error, &name, &length))
         return NULL;
     struct meter_mark mark = meter_enter(&worker.meter);
-    end_by_name((struct action_object *)object, error != 0);
+    if (name == NULL)
+        end_by_name(self, error != 0);
+    else
+        action_object_end(self, name, (size_t)length, error != 0);
     meter_leave(&worker.meter, mark);
     Py_RETURN_NONE;
 }
@@ -319,11 +340,13 @@ static PyMethodDef methods[] = {
     {"begin", begin_method, METH_NOARGS,
      "begin($self, /)\n--\n\nBegin it, nested in the current action. Returns itself."},
     {"end", (PyCFunction)(void (*)(void))end_method, METH_VARARGS | METH_KEYWORDS,
-     "end($self, error=False)\n--\n\nEnd it, on any thread. Twice is harmless."},
+     "end($self, error=False, name=None)\n--\n\nEnd it, on any thread. Twice is harmless. `name` is its type "
+     "where that was not known at its begin."},
     {"tell", (PyCFunction)(void (*)(void))tell_method, METH_VARARGS | METH_KEYWORDS,
      "tell($self, text, flags=0, depth=0)\n--\n\nPut a JSON object that was logged into its call graph, if "
      "it "
-     "is profiled.\n\n`flags`: 1 it tells of the begin, 2 of the end. `depth`: how many frames were on the "
+     "is profiled.\n\n`flags`: 1 it tells of the begin, 2 of the end, 4 it has fields of the action. "
+     "`depth`: how many frames were on the "
      "stack, 0 if not known."},
     {"__enter__", begin_method, METH_NOARGS, "__enter__($self, /)\n--\n\nAs begin()."},
     {"__exit__", exit_method, METH_VARARGS, "__exit__($self, *exception)\n--\n\nAs end()."},

@@ -178,6 +178,14 @@ static size_t mounted_at(struct asgi_request *self, char out[PATH_NAME_MAX])
 static size_t route_template(struct asgi_request *self, char out[2 * PATH_NAME_MAX])
 {
     struct module_state *state = self->state;
+    size_t noted_length;
+    const char *noted = utf8(get(self->scope, state->str_route_key), &noted_length);
+    if (noted_length != 0) { /* by frameworks.py, or by the application */
+        if (noted_length > PATH_NAME_MAX)
+            noted_length = PATH_NAME_MAX;
+        memcpy(out, noted, noted_length);
+        return noted_length;
+    }
     PyObject *route = get(self->scope, state->str_route);
     if (route == NULL || route == Py_None)
         return 0;

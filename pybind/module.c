@@ -263,6 +263,11 @@ static PyObject *set_pump(PyObject *module, PyObject *value)
     return set_callable(&((struct module_state *)PyModule_GetState(module))->pump, value, "set_pump");
 }
 
+static PyObject *set_noter(PyObject *module, PyObject *value)
+{
+    return set_callable(&((struct module_state *)PyModule_GetState(module))->noter, value, "set_noter");
+}
+
 static PyObject *default_directory(PyObject *module, PyObject *unused)
 {
     char path[DIRECTORY_PATH_MAX];
@@ -335,6 +340,8 @@ static PyMethodDef functions[] = {
     {"set_pump", set_pump, METH_O,
      "set_pump($module, callable, /)\n--\n\ncallable() runs on the request's thread after a profiled root "
      "action ended."},
+    {"set_noter", set_noter, METH_O,
+     "set_noter($module, callable, /)\n--\n\ncallable(action) runs right after a profiled action began."},
     {"directory_default", default_directory, METH_NOARGS,
      "directory_default($module, /)\n--\n\nThe runtime directory."},
     {"only_ours_are_left", left_only_ours, METH_NOARGS,
@@ -394,6 +401,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->current);
     Py_VISIT(state->template);
     Py_VISIT(state->pump);
+    Py_VISIT(state->noter);
     Py_VISIT(state->on_attach);
     return 0;
 }
@@ -414,6 +422,7 @@ static int clear(PyObject *module)
     Py_CLEAR(state->current);
     Py_CLEAR(state->template);
     Py_CLEAR(state->pump);
+    Py_CLEAR(state->noter);
     Py_CLEAR(state->on_attach);
 #define X(field, text) Py_CLEAR(state->str_##field);
     POM_NAMES(X)

@@ -51,6 +51,7 @@ struct module_state {
     PyObject *current;   /* ContextVar: the action that this context is in, or None */
     PyObject *template;  /* callable(environ) -> str | None, or NULL */
     PyObject *pump;      /* callable(), or NULL */
+    PyObject *noter;     /* callable(action), or NULL */
     PyObject *on_attach; /* callable(), or NULL */
     uint32_t attachment; /* the one that on_attach was told of: worker.attachment, 0 none */
 #define X(field, text) PyObject *str_##field;

@@ -86,6 +86,7 @@ struct record_end {
 enum message_flags {
     MESSAGE_BEGIN = 1, /* what the application's log says of the action's begin ... */
     MESSAGE_END = 2,   /* ... and of its end */
+    MESSAGE_FIELDS = 4 /* no message: fields that belong to the action and are told with its begin */
 };
 
 /** Something was logged inside a profiled action. As long as its text, at most lane_longest_record. */

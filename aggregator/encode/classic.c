@@ -196,6 +196,7 @@ static json_t *action_json(const struct builder *builder, uint32_t root, const s
         json_object_set_new(json, "exception", exception);
     if (task_level != NULL)
         json_object_set_new(json, "task_level", task_level);
+    story_add_trace(builder->story, json);
     double scale = builder->total > 0 ? latency / builder->total : 0;
     json_object_set_new(json, "children", children_json(builder, scale, begin_real_ns));
     return json;

@@ -246,6 +246,7 @@ static void say_begin(struct task *task, const struct story *story, const char *
     json_object_set_new(
         fields, "code_granularity",
         json_string(granularity[begin->granularity <= GRANULARITY_LINE ? begin->granularity : 0]));
+    story_add_trace(story, fields);
     json_decref(exception);
     say(task, begin->time_ns + (uint64_t)origin->real_offset_ns, "action_type", "profilomatic:action",
         "started", fields);

@@ -38,10 +38,30 @@ static void add_event(struct story *story, uint64_t time_ns, uint32_t action, bo
     *event = (struct story_event){.time_ns = time_ns, .action = action, .end = end, .order = story->events++};
 }
 
+static void add_fields(struct story *story, const struct held_message *held)
+{
+    const struct actions *actions = &story->merge->actions;
+    for (uint32_t i = 0; i < story->events; i++) {
+        struct story_event *event = &story->event[i];
+        if (event->action == ACTIONS_NONE || event->end ||
+            actions->action[event->action].begin.action_serial != held->serial)
+            continue;
+        for (int k = 0; k < STORY_FIELDS_MOST; k++)
+            if (event->fields[k] == NULL) {
+                event->fields[k] = held;
+                return;
+            }
+    }
+}
+
 /* What the log says of a begin or an end goes to it; what else was logged is an event of its own. */
 static void add_message(struct story *story, const struct held_message *held)
 {
     const struct actions *actions = &story->merge->actions;
+    if ((held->flags & MESSAGE_FIELDS) != 0) {
+        add_fields(story, held);
+        return;
+    }
     bool end = (held->flags & MESSAGE_END) != 0;
     for (uint32_t i = 0; i < story->events && (held->flags & (MESSAGE_BEGIN | MESSAGE_END)) != 0; i++) {
         struct story_event *event = &story->event[i];
@@ -116,18 +136,31 @@ json_t *story_logged(const struct held_message *held)
     return NULL;
 }
 
+/* Fields never take the place of what the message says itself. */
+static json_t *with_fields(json_t *message, const struct story_event *event)
+{
+    for (int k = 0; k < STORY_FIELDS_MOST && event->fields[k] != NULL; k++) {
+        json_t *fields = story_logged(event->fields[k]);
+        json_object_update_missing(message, fields);
+        json_decref(fields);
+    }
+    return message;
+}
+
 json_t *story_message(const struct merge *merge, const struct story_event *event)
 {
     json_t *logged = event->text != NULL ? story_logged(event->text) : NULL;
     if (logged != NULL)
-        return logged;
+        return with_fields(logged, event);
     if (event->action == ACTIONS_NONE)
         return json_pack("{s:b}", "unreadable", true);
     const struct action *action = &merge->actions.action[event->action];
     char uuid[UUID_TEXT_BYTES];
     identity_uuid_text(action->begin.task_uuid, uuid);
-    return json_pack("{s:s,s:s,s:s}", "action_type", names_text(&merge->types, action->type), "action_status",
-                     event->end ? story_status(action) : "started", "task_uuid", uuid);
+    json_t *message =
+        json_pack("{s:s,s:s,s:s}", "action_type", names_text(&merge->types, action->type), "action_status",
+                  event->end ? story_status(action) : "started", "task_uuid", uuid);
+    return with_fields(message, event);
 }
 
 void story_of_root(const struct story *story, json_t **exception, json_t **task_level)
@@ -146,5 +179,22 @@ void story_of_root(const struct story *story, json_t **exception, json_t **task_
             *task_level = json_incref(level);
         }
         json_decref(logged);
+    }
+}
+
+void story_add_trace(const struct story *story, json_t *json)
+{
+    static const char *const keys[] = {"trace_id", "span_id"};
+    for (uint32_t i = 0; i < story->events; i++) {
+        if (story->event[i].action != story->root || story->event[i].end)
+            continue;
+        json_t *fields = with_fields(json_object(), &story->event[i]);
+        for (size_t k = 0; k < sizeof keys / sizeof *keys; k++) {
+            json_t *id = json_object_get(fields, keys[k]);
+            if (json_is_string(id))
+                json_object_set(json, keys[k], id);
+        }
+        json_decref(fields);
+        return;
     }
 }

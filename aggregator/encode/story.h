@@ -11,6 +11,10 @@
 
 #include "aggregator/merge.h"
 
+enum {
+    STORY_FIELDS_MOST = 2, /* sets of fields that one action has: its own, and of the trace it is part of */
+};
+
 /** A begin or an end of an action in the family, or something that was logged. */
 struct story_event {
     uint64_t time_ns; /* 0: the root's begin */
@@ -18,6 +22,7 @@ struct story_event {
     bool end;
     uint32_t order;
     const struct held_message *text; /* what the application's log says of it; NULL: nothing */
+    const struct held_message *fields[STORY_FIELDS_MOST]; /* of a begin; NULL: none */
 };
 
 struct story {
@@ -45,5 +50,8 @@ const char *story_status(const struct action *action);
 /** What the application's log says of the action as a whole: `exception`, a string that ended it, and
  * `task_level`, a list: where in its task it began. New references, or NULL. */
 void story_of_root(const struct story *story, json_t **exception, json_t **task_level);
+
+/** Put the trace that the action was part of into `json`, as far as it is known: `trace_id` and `span_id`. */
+void story_add_trace(const struct story *story, json_t *json);
 
 #endif

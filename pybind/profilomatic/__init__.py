@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from . import celery as celery
     from . import eliot as eliot
     from . import gunicorn as gunicorn
+    from . import otel as otel
     from . import uwsgi as uwsgi
     from .settings import Options
 
@@ -93,7 +94,7 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """What is an integration with something of its own is imported when it is first used."""
-        if name in ('celery', 'eliot', 'gunicorn', 'uwsgi'):
+        if name in ('celery', 'eliot', 'gunicorn', 'otel', 'uwsgi'):
             import importlib
 
             return importlib.import_module(__name__ + '.' + name)

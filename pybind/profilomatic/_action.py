@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Optional, TypeVar, Union, overload
+from typing import Any, Callable, Dict, List, Optional, TypeVar, Union, overload
 
 from ._guard import failed
 from ._switch import _runtime
@@ -23,15 +23,24 @@ class Nothing:
         pass
 
 
-def begin(name: str, task_uuid: Optional[str]) -> Any:
+def begin(name: str, task_uuid: Optional[str], fields: Optional[Dict[str, Any]] = None) -> Any:
     """A begun action of the runtime. Never raises for reasons of its own."""
     try:
         handle = _runtime.Action(name, task_uuid)
         handle.begin()
+        if fields and handle.profiled:
+            _tell_fields(handle, fields)
         return handle
     except Exception as error:
         failed('the begin of an action', error)
         return Nothing()
+
+
+def _tell_fields(handle: Any, fields: Dict[str, Any]) -> None:
+    from ._logged import text_of
+    from ._trace import FIELDS
+
+    handle.tell(text_of(fields, _runtime.longest_text()), FIELDS)
 
 
 class Action:
@@ -61,7 +70,7 @@ class Action:
         return bool((self._open[-1] if self._open else self._last).profiled)
 
     def __enter__(self) -> Action:
-        self._open.append(begin(self.name, self._task_uuid))
+        self._open.append(begin(self.name, self._task_uuid, self.fields))
         return self
 
     def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
@@ -85,14 +94,15 @@ class Action:
         """Every call of `function` becomes an action; see `profiled`."""
         from . import _forms
 
-        return _forms.decorate(function, self.name, self._task_uuid)
+        return _forms.decorate(function, self.name, self._task_uuid, self.fields)
 
 
 def action(name: str, task_uuid: Optional[str] = None, **fields: Any) -> Action:
     """``with profilomatic.action('report:build', customer=7): ...`` — or as a decorator, as `profiled` is.
 
     An action inside another follows its decision whether to be profiled. `task_uuid` joins it to a log; by
-    default it is the enclosing action's, or a new one. `fields` are kept on the object.
+    default it is the enclosing action's, or a new one. `fields` go with its begin
+    into the messages about it, as far as JSON can tell them.
     """
     return Action(name, task_uuid, **fields)
 

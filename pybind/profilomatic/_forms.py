@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Callable, Dict, Optional, TypeVar
 
 from ._action import begin
 from ._guard import failed
 from ._switch import _runtime
 
 _F = TypeVar('_F')
+_Fields = Optional[Dict[str, Any]]
 
 
 class _Call:
     """The action of one call."""
 
-    __slots__ = ('_name', '_task_uuid', '_handle')
+    __slots__ = ('_begin', '_handle')
 
-    def __init__(self, name: str, task_uuid: Optional[str]) -> None:
-        self._name = name
-        self._task_uuid = task_uuid
+    def __init__(self, name: str, task_uuid: Optional[str], fields: _Fields) -> None:
+        self._begin = (name, task_uuid, fields)
 
     def __enter__(self) -> None:
-        self._handle = begin(self._name, self._task_uuid)
+        self._handle = begin(*self._begin)
 
     def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
         try:
@@ -41,11 +41,10 @@ class _Steps:
     iterates over two generators in turn would be inside both. Actions that the generator has open at a ``yield`` leave
     and come back with it."""
 
-    __slots__ = ('_name', '_task_uuid', '_handle', '_inside', '_outside')
+    __slots__ = ('_begin', '_handle', '_inside', '_outside')
 
-    def __init__(self, name: str, task_uuid: Optional[str]) -> None:
-        self._name = name
-        self._task_uuid = task_uuid
+    def __init__(self, name: str, task_uuid: Optional[str], fields: _Fields) -> None:
+        self._begin = (name, task_uuid, fields)
         self._handle: Any = None
         self._inside: Any = None
 
@@ -53,7 +52,7 @@ class _Steps:
         try:
             if self._handle is None:
                 self._outside = _runtime.current()
-                self._handle = begin(self._name, self._task_uuid)
+                self._handle = begin(*self._begin)
             else:
                 self._outside = _runtime.set_current(self._inside)
         except Exception as error:
@@ -76,29 +75,29 @@ class _Steps:
             failed('the end of an action', failure)
 
 
-def _plain(function: Callable[..., Any], name: str, task_uuid: Optional[str]) -> Callable[..., Any]:
+def _plain(function: Callable[..., Any], *how: Any) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with _Call(name, task_uuid):
+        with _Call(*how):
             return function(*args, **kwargs)
 
     return wrapped
 
 
-def _async(function: Callable[..., Any], name: str, task_uuid: Optional[str]) -> Callable[..., Any]:
+def _async(function: Callable[..., Any], *how: Any) -> Callable[..., Any]:
     @functools.wraps(function)
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with _Call(name, task_uuid):
+        with _Call(*how):
             return await function(*args, **kwargs)
 
     return wrapped
 
 
-def _generator(function: Callable[..., Any], name: str, task_uuid: Optional[str]) -> Callable[..., Any]:
+def _generator(function: Callable[..., Any], *how: Any) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         generator = function(*args, **kwargs)
-        steps = _Steps(name, task_uuid)
+        steps = _Steps(*how)
         step, value = generator.send, None
         while True:
             try:
@@ -122,11 +121,11 @@ def _generator(function: Callable[..., Any], name: str, task_uuid: Optional[str]
     return wrapped
 
 
-def _async_generator(function: Callable[..., Any], name: str, task_uuid: Optional[str]) -> Callable[..., Any]:
+def _async_generator(function: Callable[..., Any], *how: Any) -> Callable[..., Any]:
     @functools.wraps(function)
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         generator = function(*args, **kwargs)
-        steps = _Steps(name, task_uuid)
+        steps = _Steps(*how)
         step, value = generator.asend, None
         while True:
             try:
@@ -150,11 +149,11 @@ def _async_generator(function: Callable[..., Any], name: str, task_uuid: Optiona
     return wrapped
 
 
-def decorate(function: _F, name: Optional[str], task_uuid: Optional[str] = None) -> _F:
+def decorate(function: _F, name: Optional[str], task_uuid: Optional[str] = None, fields: _Fields = None) -> _F:
     """`function`, wrapped so that each call is an action; `name` None takes its own. TypeError if it is none."""
     inner: Any = function
     if isinstance(inner, (classmethod, staticmethod)):
-        return type(inner)(decorate(inner.__func__, name, task_uuid))  # type: ignore[return-value]
+        return type(inner)(decorate(inner.__func__, name, task_uuid, fields))  # type: ignore[return-value]
     if not callable(inner):
         raise TypeError('only a function can be profiled, not %r' % (function,))
     called = inner
@@ -165,9 +164,9 @@ def decorate(function: _F, name: Optional[str], task_uuid: Optional[str] = None)
     if not (inspect.isroutine(called) or isinstance(called, type)):
         called = type(called).__call__  # an object that can be called has the form of its __call__
     if inspect.iscoroutinefunction(called):
-        return _async(inner, name, task_uuid)  # type: ignore[return-value]
+        return _async(inner, name, task_uuid, fields)  # type: ignore[return-value]
     if inspect.isasyncgenfunction(called):
-        return _async_generator(inner, name, task_uuid)  # type: ignore[return-value]
+        return _async_generator(inner, name, task_uuid, fields)  # type: ignore[return-value]
     if inspect.isgeneratorfunction(called):
-        return _generator(inner, name, task_uuid)  # type: ignore[return-value]
-    return _plain(inner, name, task_uuid)  # type: ignore[return-value]
+        return _generator(inner, name, task_uuid, fields)  # type: ignore[return-value]
+    return _plain(inner, name, task_uuid, fields)  # type: ignore[return-value]

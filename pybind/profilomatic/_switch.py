@@ -12,7 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional
 
-from . import requests
+from . import _trace, requests
 from ._guard import failures
 from ._tell import tell, tell_tree
 from .settings import Settings
@@ -176,6 +176,7 @@ class Switch:
         carry.install()
         self.on = True
         self.reason = None
+        _runtime.set_noter(_trace.note)
         if whole:
             self._attach_here_and_in_children()
 

@@ -9,7 +9,7 @@ import textwrap
 
 import profilomatic
 import pytest
-from _support import aggregator, environment, exported, free_port, get, run, server
+from _support import aggregator, environment, exported, free_port, get, needs_native, run, server
 
 CALLS = """
     import asyncio, json
@@ -186,6 +186,7 @@ APP = """
 """
 
 
+@needs_native
 @pytest.mark.parametrize('how', ['uvicorn', 'gunicorn'])
 def test_zero_code_under_uvicorn_and_gunicorns_uvicorn_worker(directory, tmp_path, how):
     pytest.importorskip('fastapi')

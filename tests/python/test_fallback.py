@@ -360,6 +360,22 @@ def test_random_uuids_are_of_version_4():
         assert uuid.UUID(made).variant == uuid.RFC_4122
 
 
+def test_what_is_handed_to_a_thread_pool_is_still_the_actions_own():
+    done = python("""
+        import concurrent.futures, contextvars, profilomatic
+        profilomatic.add_destination(lambda message: None)
+        current = profilomatic.current_task_uuid
+        with concurrent.futures.ThreadPoolExecutor(1) as pool, profilomatic.action('a') as action:
+            assert pool.submit(current).result() == action.task_uuid
+            from profilomatic.fallback import carried_context
+            assert carried_context().run(current) == action.task_uuid
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            assert pool.submit(current).result() is None and carried_context() is None
+        print('fine')
+    """)
+    assert (done.stdout, done.stderr) == ('fine\n', '')
+
+
 def test_asyncio_is_not_loaded_for_its_sake():
     done = python("""
         import sys, profilomatic

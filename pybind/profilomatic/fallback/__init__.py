@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, Optional
 
-from . import wsgi
-from .actions import Action, current, set_current
+from . import actions, wsgi
+from .actions import Action, carried_context, carry, current, set_current
+from .asgi import AsgiRequest, asgi_begin
 from .engine import Engine
 from .wsgi import WsgiApplication, wrap
 
@@ -74,6 +75,10 @@ def set_template(callable: Optional[Callable[[Dict[str, Any]], Optional[str]]]) 
     wsgi.template = callable
 
 
+def set_noter(callable: Optional[Callable[[Action], object]]) -> None:
+    actions.noter = callable
+
+
 def directory_default() -> str:
     """There is no runtime directory."""
     return ''
@@ -81,8 +86,12 @@ def directory_default() -> str:
 
 __all__ = [
     'Action',
+    'AsgiRequest',
     'WsgiApplication',
+    'asgi_begin',
     'attach',
+    'carried_context',
+    'carry',
     'current',
     'current_task_uuid',
     'directory_default',
@@ -91,8 +100,10 @@ __all__ = [
     'enabled',
     'flush',
     'longest_text',
+    'longest_text',
     'serve',
     'set_current',
+    'set_noter',
     'set_template',
     'status',
     'wrap',

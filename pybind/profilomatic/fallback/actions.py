@@ -9,8 +9,10 @@ import sys
 import threading
 import time
 import weakref
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Callable, Dict, MutableMapping, Optional
+
+from .._guard import failed
 
 if TYPE_CHECKING:
     from .engine import Profile
@@ -24,6 +26,10 @@ _current: ContextVar[Optional[Action]] = ContextVar('profilomatic.action', defau
 _of_thread: MutableMapping[int, Action] = weakref.WeakValueDictionary()
 _of_task: MutableMapping[Any, weakref.ref[Action]] = weakref.WeakKeyDictionary()
 _loops: Dict[int, Any] = {}  # the loop that was seen to run in a thread
+
+
+#: Told of a profiled action right after its begin; or None.
+noter: Optional[Callable[[Action], object]] = None
 
 
 def make_uuid() -> str:
@@ -50,6 +56,7 @@ class Action:
         'thread',
         'began_time',
         'is_root',
+        'told_at',
         '__weakref__',
     )
 
@@ -72,6 +79,7 @@ class Action:
         self.profile: Optional[Profile] = None
         self.said: Optional[Dict[str, Any]] = None  # what the log says of its end
         self.pid = 0
+        self.told_at = 0  # which of the profile's events is its begin
 
     @property
     def task_uuid(self) -> str:
@@ -112,14 +120,19 @@ class Action:
         self.open = self.on_begin(self, hint)
         if self.open:
             set_current(self)
+            if self.profile is not None and noter is not None:
+                try:
+                    noter(self)
+                except Exception as error:
+                    failed('what is noted of an action', error)
 
-    def end(self, error: bool = False) -> None:
-        """End it, on any thread. Twice is harmless."""
-        self.end_as(self.name, error)
+    def end(self, error: bool = False, name: Optional[str] = None) -> None:
+        """End it, on any thread. Twice is harmless. `name` is its type where that was not known at its begin."""
+        self.end_as(self.name if name is None else name, error)
 
     def tell(self, text: str, flags: int = 0, depth: int = 0) -> None:
         """Put a JSON object that was logged into its call graph, if it is profiled. `flags`: 1 it tells of the begin, 2
-        of the end. `depth`: how many frames were on the stack, 0 if not known."""
+        of the end, 4 it has fields of the action. `depth`: how many frames were on the stack, 0 if not known."""
         if self.profile is not None and self.live():
             self.on_tell(self, json.loads(text), flags, depth)
 
@@ -166,6 +179,32 @@ def set_current(action: Optional[Action]) -> Optional[Action]:
     else:
         _put(_of_thread, threading.get_ident(), action)
     return former
+
+
+def carry(function: Any) -> Any:
+    """The function, to be called on any thread as a part of the action that is current now."""
+    action = current()
+    if action is None or not callable(function):
+        return function
+
+    def carried(*args: Any, **kwargs: Any) -> Any:
+        former = set_current(action)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            set_current(former)
+
+    return carried
+
+
+def carried_context() -> Optional[Context]:
+    """A context that has the current action and nothing else in it; None outside any."""
+    action = current()
+    if action is None:
+        return None
+    context = Context()
+    context.run(_current.set, action)
+    return context
 
 
 def _put(where: MutableMapping[Any, Any], key: Any, value: Any) -> None:

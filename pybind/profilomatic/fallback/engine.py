@@ -17,6 +17,7 @@ from .tree import Event, Sample, children, instant
 
 SAMPLES_MOST = 20_000  # of one profiled action, and as many events; later ones are dropped and counted
 TYPES_MOST = 1000  # action types that are counted apart; the rest are '(other)'
+BEGIN, END, FIELDS = 1, 2, 4  # what a message tells of: see shm/record.h
 _HOOK_SECONDS = 3e-6  # what a begin and an end of an action that is not profiled are taken to cost
 
 
@@ -83,16 +84,22 @@ class Engine:
         else:
             self._admit(action)
         if action.profile is not None:
+            action.told_at = len(action.profile.events)
             action.profile.events.append(Event(action.began, self._told(action, hint, 'started')))
         return True
 
     def tell(self, action: Action, said: Dict[str, Any], flags: int, depth: int) -> None:
-        """What was logged inside an action. What the log says of a begin or an end takes the place of our own words."""
+        """What was logged inside an action. What the log says of a begin or an end takes the place of our own words,
+        and fields go with what is said of the begin."""
         events = action.profile.events if action.profile is not None else []
-        if flags & 2:
+        if flags & FIELDS:
+            begun = events[action.told_at]
+            events[action.told_at] = begun._replace(message={**said, **begun.message})
+        elif flags & END:
             action.said = said
-        elif flags & 1 and events:
-            events[-1] = events[-1]._replace(message=said, depth=depth)
+        elif flags & BEGIN:
+            begun = events[action.told_at]
+            events[action.told_at] = begun._replace(message={**begun.message, **said}, depth=depth)
         elif len(events) < SAMPLES_MOST:
             events.append(Event(time.perf_counter(), said, depth))
         else:
@@ -221,6 +228,9 @@ class Engine:
             said['exception'] = profile.events[-1].message['exception']
         if len(profile.events[0].message.get('task_level', ())) > 1:
             said['task_level'] = profile.events[0].message['task_level'][:-1]
+        for key in ('trace_id', 'span_id'):
+            if isinstance(profile.events[0].message.get(key), str):
+                said[key] = profile.events[0].message[key]
         return {
             'kind': 'action',
             'id': make_uuid(),

@@ -61,7 +61,12 @@ def _given_uuid(environ: Dict[str, Any]) -> Optional[str]:
     if isinstance(given, str):
         return given
     parent = environ.get('HTTP_TRACEPARENT')
-    match = _TRACEPARENT.fullmatch(parent) if isinstance(parent, str) else None
+    return task_of_trace(parent) if isinstance(parent, str) else None
+
+
+def task_of_trace(parent: str) -> Optional[str]:
+    """The trace that a traceparent header names, as a UUID."""
+    match = _TRACEPARENT.fullmatch(parent)
     if match is None or (match.group(1) == '00' and match.group(3)):
         return None
     trace = match.group(2)
