@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "aggregator/checkpoint.h"
@@ -203,6 +204,20 @@ START_TEST(closed_windows_survive_and_their_files_do_not_pile_up)
 }
 END_TEST
 
+START_TEST(each_windows_longest_latency_is_its_own)
+{
+    synthetic_count(&s, 1, 100 * MS);
+    pool_round(pool);
+    close_window_now();
+    ck_assert_uint_eq(pool->windows.closed[0]->profile.type[0].latency_max_ns, 100 * MS);
+    synthetic_count(&s, 1, 10 * MS); /* the worker still says 100 ms; the bucket tells */
+    pool_round(pool);
+    uint64_t longest = pool->merge.open->profile.type[0].latency_max_ns;
+    ck_assert_uint_ge(longest, 10 * MS);
+    ck_assert_uint_lt(longest, 11 * MS);
+}
+END_TEST
+
 START_TEST(a_finished_worker_is_removed_only_after_its_end_is_committed)
 {
     for (int i = 0; i < 10; i++)
@@ -342,42 +357,6 @@ START_TEST(a_bad_segment_is_quarantined_and_the_others_go_on)
 }
 END_TEST
 
-START_TEST(limits_of_several_requests_are_the_lowest)
-{
-    static const char *const text[] = {
-        "{\"kind\":\"limits\",\"max_overhead\":0.05,\"time_granularity\":0.001,\"code_granularity\":\"line\","
-        "\"max_actions_per_run\":0,\"scope\":\"actions\"}",
-        "{\"kind\":\"limits\",\"max_overhead\":0.03,\"time_granularity\":0.02,\"code_granularity\":"
-        "\"method\","
-        "\"max_actions_per_run\":7,\"scope\":\"process\"}",
-        "{\"kind\":\"limits\",\"max_overhead\":7}",
-        "{\"kind\":\"nonsense\"}",
-        "[1,2",
-    };
-    for (size_t i = 0; i < sizeof text / sizeof *text; i++) {
-        char path[DIRECTORY_PATH_MAX + 16];
-        snprintf(path, sizeof path, "%s/requests/%zu.json", s.pool, i);
-        int fd = open(path, O_WRONLY | O_CREAT, 0600);
-        ck_assert_int_eq(write(fd, text[i], strlen(text[i])), (ssize_t)strlen(text[i]));
-        close(fd);
-    }
-    pool_scan(pool, true);
-    ck_assert_double_eq(pool->asked.max_overhead, 0.03);
-    ck_assert_uint_eq(pool->asked.interval_ns, 20 * MS);
-    ck_assert_uint_eq(pool->asked.granularity, GRANULARITY_METHOD);
-    ck_assert_uint_eq(pool->asked.cap, 7);
-    ck_assert(!pool->process_scope);
-    ck_assert(pool->requests.differ);
-    config.max_overhead = 0.01; /* the operator may lower, never raise */
-    config.max_actions_per_run = 100;
-    bool process;
-    struct budget_asked asked = requests_limits(&pool->requests, &config, &process);
-    ck_assert_double_eq(asked.max_overhead, 0.01);
-    ck_assert_uint_eq(asked.cap, 7);
-    memset(&config, 0, sizeof config);
-}
-END_TEST
-
 START_TEST(the_crc_is_the_standard_one)
 {
     ck_assert_uint_eq(store_crc(0, "123456789", 9), 0xCBF43926);
@@ -403,12 +382,60 @@ START_TEST(a_quarantined_worker_counts_nothing_twice_after_a_restart)
     ck_assert_int_eq(checkpoint_write(pool), 0);
     struct sum before = sum_up();
     killed();
+    one_action(false); /* and what it says from now on, is not listened to */
     pool_round(pool);
     pool_round(pool);
     struct sum after = sum_up();
     ck_assert_uint_eq(pool->quarantined, 1);
     ck_assert_uint_eq(after.count, before.count);
     ck_assert_uint_eq(after.samples, before.samples);
+}
+END_TEST
+
+START_TEST(cpu_that_was_accounted_for_is_not_again_after_a_restart)
+{
+    one_action(false);
+    atomic_store(&s.segment.worker->sampler_cpu_ns, NS_PER_SECOND); /* ours, to be taken off once */
+    pool_round(pool);
+    uint64_t earliest_ns = clock_read_ns(CLOCK_PROCESS_CPUTIME_ID);
+    pool_account(pool, 0, clock_monotonic_ns());
+    uint64_t latest_ns = clock_read_ns(CLOCK_PROCESS_CPUTIME_ID);
+    uint64_t accounted_ns = pool->merge.open->sums.worker_cpu_ns;
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    killed();
+    uint64_t least_ns = clock_read_ns(CLOCK_PROCESS_CPUTIME_ID) - latest_ns;
+    pool_account(pool, 0, clock_monotonic_ns());
+    uint64_t most_ns = clock_read_ns(CLOCK_PROCESS_CPUTIME_ID) - earliest_ns;
+    uint64_t more_ns = pool->merge.open->sums.worker_cpu_ns - accounted_ns;
+    ck_assert_uint_ge(more_ns, least_ns);
+    ck_assert_uint_le(more_ns, most_ns);
+}
+END_TEST
+
+START_TEST(a_segment_that_cannot_be_opened_for_want_of_descriptors_is_not_taken_for_gone)
+{
+    for (int i = 0; i < 10; i++)
+        one_action(false);
+    pool_round(pool);
+    pool_round(pool);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    pool_close(pool);
+    struct rlimit before, few;
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
+    int next = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    close(next);
+    few = before;
+    few.rlim_cur = (rlim_t)next + 1; /* the folder can be read, but no file in it opened meanwhile */
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &few), 0);
+    open_pool();
+    pool_scan(pool, true);
+    ck_assert_ptr_null(pool->workers);
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
+    pool_scan(pool, true);
+    ck_assert_ptr_nonnull(pool->workers);
+    one_action(false);
+    pool_round(pool);
+    ck_assert_uint_eq(sum_up().count, 11);
 }
 END_TEST
 
@@ -520,53 +547,6 @@ END_TEST
 
 /* ---- requests of workers that are gone --------------------------------------------------------------- */
 
-static void ask(const char *name, const char *text)
-{
-    char path[DIRECTORY_PATH_MAX + 16];
-    snprintf(path, sizeof path, "%s/requests/%s.json", s.pool, name);
-    int fd = open(path, O_WRONLY | O_CREAT, 0600);
-    ck_assert_int_eq(write(fd, text, strlen(text)), (ssize_t)strlen(text));
-    close(fd);
-    pool_scan(pool, true);
-}
-
-static const char low[] =
-    "{\"kind\":\"limits\",\"max_overhead\":0.001,\"time_granularity\":1,\"max_actions_per_run\":1}";
-
-START_TEST(what_workers_asked_for_is_dropped_when_the_last_has_gone_for_long)
-{
-    ask("low", low);
-    ck_assert_uint_eq(pool->asked.cap, 1);
-    synthetic_close_segment(&s);
-    for (int i = 0; i < 4; i++)
-        pool_round(pool);
-    ck_assert_int_eq(checkpoint_write(pool), 0);
-    ck_assert_ptr_null(pool->workers);
-    pool_let_go(pool, now, 5);
-    pool_let_go(pool, now + 4 * NS_PER_SECOND, 5);
-    ck_assert_uint_eq(pool->asked.cap, 1);
-    pool_let_go(pool, now + 6 * NS_PER_SECOND, 5);
-    ck_assert_uint_eq(pool->asked.cap, 10); /* the default */
-    ck_assert_uint_eq(pool->requests.count, 0);
-}
-END_TEST
-
-START_TEST(what_workers_asked_for_stays_when_one_comes_at_the_last_moment)
-{
-    ask("low", low);
-    synthetic_close_segment(&s);
-    for (int i = 0; i < 4; i++)
-        pool_round(pool);
-    ck_assert_int_eq(checkpoint_write(pool), 0);
-    pool_let_go(pool, now, 5);
-    segment_unmap(&s.segment);
-    synthetic_attach(&s); /* it sees its request there, and does not write it again */
-    pool_let_go(pool, now + 6 * NS_PER_SECOND, 5);
-    ck_assert_uint_eq(pool->asked.cap, 1);
-    ck_assert_uint_eq(pool->requests.count, 1);
-}
-END_TEST
-
 int main(void)
 {
     guard_install();
@@ -580,22 +560,22 @@ int main(void)
     tcase_add_test(cases, heads_that_were_not_stored_after_the_commit_do_no_harm);
     tcase_add_test(cases, an_open_action_keeps_its_samples_over_a_restart);
     tcase_add_test(cases, closed_windows_survive_and_their_files_do_not_pile_up);
+    tcase_add_test(cases, each_windows_longest_latency_is_its_own);
     tcase_add_test(cases, a_finished_worker_is_removed_only_after_its_end_is_committed);
     tcase_add_test(cases, a_finished_worker_whose_file_was_not_removed_counts_no_second_time);
     tcase_add_loop_test(cases, a_damaged_checkpoint_is_refused_whole, 0, 3);
     tcase_add_test(cases, names_left_behind_by_a_crash_are_cut);
     tcase_add_test(cases, the_pages_of_a_live_pool_are_never_replaced);
     tcase_add_test(cases, a_bad_segment_is_quarantined_and_the_others_go_on);
-    tcase_add_test(cases, limits_of_several_requests_are_the_lowest);
     tcase_add_test(cases, the_crc_is_the_standard_one);
     tcase_add_test(cases, a_quarantined_worker_counts_nothing_twice_after_a_restart);
+    tcase_add_test(cases, cpu_that_was_accounted_for_is_not_again_after_a_restart);
+    tcase_add_test(cases, a_segment_that_cannot_be_opened_for_want_of_descriptors_is_not_taken_for_gone);
     tcase_add_test(cases, a_copy_of_a_segment_is_not_counted);
     tcase_add_loop_test(cases, shared_pages_that_were_cut_are_restored, 0, PAGES_CUT);
     tcase_add_test(cases, a_pool_whose_folder_is_removed_and_made_again_goes_on);
     tcase_add_test(cases, a_checkpoint_that_another_uid_or_no_file_put_there_is_not_read);
     tcase_add_test(cases, window_files_left_by_a_crash_are_swept);
-    tcase_add_test(cases, what_workers_asked_for_is_dropped_when_the_last_has_gone_for_long);
-    tcase_add_test(cases, what_workers_asked_for_stays_when_one_comes_at_the_last_moment);
     suite_add_tcase(suite, cases);
     return suite_run(suite, CK_NOFORK);
 }

@@ -428,19 +428,22 @@ END_TEST
 
 START_TEST(what_an_earlier_attempt_left_behind_the_end_is_no_part_of_it)
 {
-    char *bytes;
-    size_t size = two_pieces(&bytes), first = sizeof(uint64_t) * 3 + pool->whole_bytes;
-    char *twice = malloc(size + size - first);
-    memcpy(twice, bytes, size);
-    memcpy(twice + size, bytes + first, size - first); /* the same piece again: whole, but not the next */
-    put_bytes(bytes, size);
+    char *bytes, *three;
+    size_t two = two_pieces(&bytes), first = sizeof(uint64_t) * 3 + pool->whole_bytes, size;
+    for (int i = 0; i < 3; i++)
+        synthetic_count(&actor[0].s, 1, MS);
+    pool_round(pool);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    ck_assert_int_eq(store_chain_read(path, &three, &size), 0);
     char *once = loaded();
-    put_bytes(twice, size + size - first);
+    three = realloc(three, size + two - first);
+    memcpy(three + size, bytes + first, two - first); /* the second again: whole, but not the next */
+    put_bytes(three, size + two - first);
     char *again = loaded();
-    ck_assert_str_eq(once, again);
+    ck_assert_msg(strcmp(once, again) == 0, "%s", first_difference(once, again));
     free(once);
     free(again);
-    free(twice);
+    free(three);
     free(bytes);
 }
 END_TEST
@@ -492,6 +495,29 @@ START_TEST(a_piece_that_found_no_room_is_written_later)
     ck_assert_uint_gt(pool->chain.bytes, end);
     char *here = state_of(pool), *there = loaded();
     ck_assert_str_eq(here, there);
+    free(here);
+    free(there);
+}
+END_TEST
+
+START_TEST(where_more_changed_than_could_be_noted_a_piece_tells_of_everything)
+{
+    char *bytes;
+    two_pieces(&bytes);
+    free(bytes);
+    for (int i = 0; !pool->merge.actions.untold && i < 5 * ACTIONS_MOST; i++) {
+        synthetic_finish(&actor[0].s, synthetic_begin(&actor[0].s, 1, 0, 1), 1, MS, false);
+        if (i % 100 == 0) {
+            pool_round(pool);
+            pool_store_heads(pool);
+        }
+    }
+    ck_assert(pool->merge.actions.untold);
+    synthetic_begin(&actor[0].s, 1, 0, 1); /* of which no note was made */
+    pool_round(pool);
+    ck_assert_int_eq(checkpoint_write(pool), 0);
+    char *here = state_of(pool), *there = loaded();
+    ck_assert_msg(strcmp(here, there) == 0, "%s", first_difference(here, there));
     free(here);
     free(there);
 }
@@ -581,6 +607,7 @@ int main(void)
     tcase_add_test(cases, what_an_earlier_attempt_left_behind_the_end_is_no_part_of_it);
     tcase_add_test(cases, what_a_damaged_piece_held_is_not_read_from_lanes_that_were_overwritten);
     tcase_add_test(cases, a_piece_that_found_no_room_is_written_later);
+    tcase_add_test(cases, where_more_changed_than_could_be_noted_a_piece_tells_of_everything);
     tcase_add_test(cases, a_long_chain_is_begun_anew);
     tcase_add_test(cases, actions_of_many_dead_workers_are_not_given_up_for_want_of_room);
     tcase_add_test(cases, bytes_that_ask_for_much_memory_are_refused);

@@ -233,6 +233,19 @@ START_TEST(past_the_bound_of_samples_the_oldest_action_is_folded_and_no_time_is_
 }
 END_TEST
 
+START_TEST(the_oldest_that_holds_samples_is_known_when_an_older_one_has_gone)
+{
+    uint32_t type = type_named("a");
+    begin(1, 0, type, 1, 0);
+    begin(2, 0, type, 1, 1);
+    ck_assert_uint_eq(actions_oldest_unfolded(&merge.actions), actions_find(&merge.actions, 1, 1));
+    end(1, type, MS, 2);
+    merge.round++;
+    merge_close_ended(&merge, merge.round);
+    ck_assert_uint_eq(actions_oldest_unfolded(&merge.actions), actions_find(&merge.actions, 1, 2));
+}
+END_TEST
+
 START_TEST(past_the_bound_of_actions_the_oldest_gives_way)
 {
     uint32_t type = type_named("a");
@@ -447,6 +460,7 @@ int main(void)
     tcase_add_test(cases, an_action_cannot_begin_twice);
     tcase_add_test(cases, what_a_dead_worker_left_open_is_counted_as_unfinished);
     tcase_add_test(cases, past_the_bound_of_samples_the_oldest_action_is_folded_and_no_time_is_lost);
+    tcase_add_test(cases, the_oldest_that_holds_samples_is_known_when_an_older_one_has_gone);
     tcase_add_test(cases, past_the_bound_of_actions_the_oldest_gives_way);
     tcase_add_test(cases, types_past_the_bound_are_other);
     tcase_add_test(cases, names_from_outside_are_made_harmless);

@@ -155,6 +155,27 @@ START_TEST(at_most_64_windows_are_kept_and_all_of_the_past_with_them)
 }
 END_TEST
 
+START_TEST(of_the_past_the_two_neighbours_become_one_that_together_are_shortest)
+{
+    enum { SHORT = 9 }; /* and the one after it */
+    struct windows windows = {0};
+    uint64_t now = 0;
+    unsigned merged = 0;
+    for (int i = 0; i <= WINDOWS_MOST; i++) {
+        struct window *window = window_new(now, now);
+        now += (i == SHORT || i == SHORT + 1 ? 100 : 1000) * MS;
+        window->end_ns = window->end_real_ns = now;
+        ck_assert_int_eq(windows_close_one(&windows, window, forget, &merged), 0);
+    }
+    ck_assert_uint_eq(merged, 2);
+    ck_assert_uint_eq(windows.count, WINDOWS_MOST);
+    for (uint32_t i = 0; i < windows.count; i++)
+        ck_assert_uint_eq(windows.closed[i]->end_ns - windows.closed[i]->start_ns,
+                          (i == SHORT ? 200 : 1000) * MS);
+    windows_free(&windows);
+}
+END_TEST
+
 START_TEST(a_reader_keeps_what_it_took_while_the_writer_goes_on)
 {
     struct windows windows = {0};
@@ -187,6 +208,7 @@ int main(void)
     tcase_add_test(cases, merging_adds_up_whatever_the_order);
     tcase_add_test(cases, past_the_bound_stacks_fold_into_one_and_no_time_is_lost);
     tcase_add_test(cases, at_most_64_windows_are_kept_and_all_of_the_past_with_them);
+    tcase_add_test(cases, of_the_past_the_two_neighbours_become_one_that_together_are_shortest);
     tcase_add_test(cases, a_reader_keeps_what_it_took_while_the_writer_goes_on);
     suite_add_tcase(suite, cases);
     return suite_run(suite, CK_NOFORK);

@@ -269,6 +269,13 @@ START_TEST(a_bad_record_is_refused)
     case 16:
         put_across_the_end(&begin);
         break;
+    case 17: /* a coarse count that falls */
+        synthetic_count(&s, 1, MS);
+        atomic_store(&s.segment.counters->row[1].octave[3], OCTAVE_COARSE + 5);
+        ck_assert_int_gt(drain(), 0);
+        atomic_store(&s.segment.counters->row[1].octave[3], OCTAVE_COARSE + 4);
+        atomic_fetch_add(&s.segment.counters->row[1].changes, 1);
+        break;
     }
     ck_assert_int_eq(drain(), -EPROTO);
 }
@@ -417,7 +424,7 @@ int main(void)
     tcase_add_test(cases, a_spent_pool_of_buckets_is_merged_octave_by_octave);
     tcase_add_test(cases, a_lane_that_wraps_many_times_loses_nothing_while_it_is_drained);
     tcase_add_test(cases, without_a_checkpoint_the_head_stays_and_a_full_lane_counts_its_losses);
-    tcase_add_loop_test(cases, a_bad_record_is_refused, 0, 17);
+    tcase_add_loop_test(cases, a_bad_record_is_refused, 0, 18);
     tcase_add_loop_test(cases, a_bad_definition_is_refused, 0, 8);
     tcase_add_test(cases, a_file_cut_under_our_feet_is_an_error_not_a_crash);
     tcase_add_test(cases, files_that_are_not_a_workers_own_are_refused);
