@@ -21,13 +21,15 @@ void admission_resume(struct admission *admission, const uint32_t probability[ST
     }
 }
 
-static uint64_t peak_of(const struct admission *admission, uint32_t stratum)
+/* What is expected of the next cycle: the average of the last ones, or the last if that is more. */
+static double demand_of(const struct admission *admission, uint32_t stratum)
 {
-    uint64_t peak = 0;
+    double sum = 0,
+           last = (double)
+                      admission->demand[(admission->next + ADMISSION_CYCLES - 1) % ADMISSION_CYCLES][stratum];
     for (unsigned c = 0; c < ADMISSION_CYCLES; c++)
-        if (peak < admission->demand[c][stratum])
-            peak = admission->demand[c][stratum];
-    return peak;
+        sum += (double)admission->demand[c][stratum];
+    return sum / ADMISSION_CYCLES > last ? sum / ADMISSION_CYCLES : last;
 }
 
 /* What moves to a stratum of its own is taken out of the common one. */
@@ -44,17 +46,20 @@ static void move_demand(struct admission *admission, uint32_t to, uint32_t commo
 
 void admission_own(struct admission *admission, uint32_t hash, uint64_t count)
 {
-    uint32_t first = strata_set(hash) * STRATA_WAYS, place = STRATA;
-    uint64_t least = count / 4;
-    for (uint32_t at = first; at < first + STRATA_WAYS; at++)
-        if (admission->owner[at] == hash)
+    uint32_t place = STRATA;
+    double least = (double)count / 4;
+    for (uint32_t i = 0; i < STRATA_PLACES; i++)
+        if (admission->owner[strata_place(hash, i)] == hash)
             return;
-    for (uint32_t at = first; at < first + STRATA_WAYS; at++) {
-        uint64_t peak = admission->owner[at] != 0 ? peak_of(admission, at) : 0;
-        if (peak < least || peak == 0) {
-            least = peak;
-            place = at;
-        }
+    for (uint32_t i = 0; i < STRATA_PLACES; i++) {
+        uint32_t at = strata_place(hash, i);
+        double demand = admission->owner[at] != 0 ? demand_of(admission, at) : 0;
+        if (demand >= least && demand > 0)
+            continue;
+        least = demand;
+        place = at;
+        if (admission->owner[at] == 0)
+            break;
     }
     if (place == STRATA || hash == 0)
         return;
@@ -64,21 +69,21 @@ void admission_own(struct admission *admission, uint32_t hash, uint64_t count)
 
 /* The share that each stratum gets of `capacity`, by rising demand: an equal part of what is left, or its
  * need. */
-static void water_fill(const double peak[STRATA], double capacity, double share[STRATA])
+static void water_fill(const double expected[STRATA], double capacity, double share[STRATA])
 {
     unsigned order[STRATA], n = 0;
     for (unsigned s = 0; s < STRATA; s++) {
         share[s] = 0;
-        if (peak[s] <= 0)
+        if (expected[s] <= 0)
             continue;
         unsigned at = n++;
-        for (; at > 0 && peak[order[at - 1]] > peak[s]; at--)
+        for (; at > 0 && expected[order[at - 1]] > expected[s]; at--)
             order[at] = order[at - 1];
         order[at] = s;
     }
     for (unsigned i = 0; i < n; i++) {
         double equal = capacity / (n - i);
-        share[order[i]] = peak[order[i]] < equal ? peak[order[i]] : equal;
+        share[order[i]] = expected[order[i]] < equal ? expected[order[i]] : equal;
         capacity -= share[order[i]];
     }
 }
@@ -86,32 +91,32 @@ static void water_fill(const double peak[STRATA], double capacity, double share[
 void admission_step(struct admission *admission, const uint64_t demand[STRATA], uint32_t cap,
                     uint32_t out[STRATA])
 {
-    double peak[STRATA] = {0}, share[STRATA], total = 0, lowest = 1.0;
+    double expected[STRATA] = {0}, share[STRATA], total = 0, lowest = 1.0;
     memcpy(admission->demand[admission->next], demand, sizeof admission->demand[0]);
     admission->next = (admission->next + 1) % ADMISSION_CYCLES;
     for (unsigned s = 0; s < STRATA; s++) {
-        peak[s] = (double)peak_of(admission, s);
-        total += peak[s];
+        expected[s] = demand_of(admission, s);
+        total += expected[s];
     }
     double capacity = ADMISSION_FILL * cap;
     bool quiet = cap == 0 || total < capacity;
-    water_fill(peak, capacity, share);
+    water_fill(expected, capacity, share);
     for (unsigned s = 0; s < STRATA; s++) {
-        double wanted = quiet || peak[s] <= 0 ? 1.0 : share[s] / peak[s];
+        double wanted = quiet || expected[s] <= 0 ? 1.0 : share[s] / expected[s];
         double before = admission->probability[s];
         bool owned = s < STRATA_OWNED && admission->owner[s] != 0;
-        if (owned && peak[s] <= 0 && before > 0 && !quiet)
+        if (owned && expected[s] <= 0 && before > 0 && !quiet)
             wanted = before;
         if (admission->known[s] && before > 0 && wanted > before * RAISE)
             wanted = before * RAISE;
-        admission->known[s] = peak[s] > 0;
+        admission->known[s] = expected[s] > 0;
         admission->probability[s] = wanted;
-        if (peak[s] > 0 && wanted < lowest)
+        if (expected[s] > 0 && wanted < lowest)
             lowest = wanted;
     }
     for (unsigned s = 0; s < STRATA; s++) {
         bool owned = s < STRATA_OWNED && admission->owner[s] != 0;
-        if (peak[s] <= 0 && !quiet && !owned)
+        if (expected[s] <= 0 && !quiet && !owned)
             admission->probability[s] = lowest;
         out[s] = admission_encode(admission->probability[s]);
         if (!quiet && out[s] == UINT32_MAX)

@@ -4,11 +4,11 @@
  * The budget word alone would serve whoever comes first, and rare actions would never be seen. So each
  * type that was seen gets a stratum of its own, as far as there are (shm/strata.h), and each stratum gets a
  * probability, such that 0.75 of the cap is expected to be used: equal shares, what a stratum does not need
- * is spread over the rest (water-filling). The demand of a stratum is the most it showed in one of the last
- * ADMISSION_CYCLES cycles. Probabilities fall at once and rise by at most a fifth a cycle; but a stratum that
- * was not known before gets its share as soon as it shows. One that is its owner's alone keeps its
- * probability while it is not seen: a rare type is profiled when it comes again. One that others may turn up
- * in gets the lowest of all, since that may be the busiest of all.
+ * is spread over the rest (water-filling). The demand of a stratum is the average of the last
+ * ADMISSION_CYCLES cycles, or that of the last one if it is more. Probabilities fall at once and rise by at
+ * most a fifth a cycle; but a stratum that was not known before gets its share as soon as it shows. One that
+ * is its owner's alone keeps its probability while it is not seen: a rare type is profiled when it comes
+ * again. One that others may turn up in gets the lowest of all, since that may be the busiest of all.
  *
  * Where demand is below three quarters of the cap, all are admitted.
  *

@@ -22,7 +22,7 @@
 #include "shm/testpoint.h"
 
 #define RATES_MAGIC UINT64_C(0x73657461724d4f50) /* "POMrates" */
-#define RATES_ABI 2u                             /* 1 had no strata with owners */
+#define RATES_ABI 3u                             /* 1 had no strata with owners, 2 one set for each */
 
 /** Finest detail of a stack that is recorded; coarser is a smaller number. */
 enum granularity {
@@ -111,11 +111,12 @@ static inline bool rates_read_admission(const struct rates_page *page, uint32_t 
 static inline uint32_t rates_stratum(const struct rates_page *page, uint32_t hash)
 {
     uint64_t generation = atomic_load_explicit(&page->generation, memory_order_acquire);
-    uint32_t first = strata_set(hash) * STRATA_WAYS;
-    const _Atomic uint32_t *owner = &page->slot[generation & 1][offsetof(struct rates, owner) / 4 + first];
-    for (uint32_t way = 0; way < STRATA_WAYS && hash != 0; way++)
-        if (atomic_load_explicit(&owner[way], memory_order_relaxed) == hash)
-            return first + way;
+    const _Atomic uint32_t *owner = &page->slot[generation & 1][offsetof(struct rates, owner) / 4];
+    for (uint32_t i = 0; i < STRATA_PLACES && hash != 0; i++) {
+        uint32_t place = strata_place(hash, i);
+        if (atomic_load_explicit(&owner[place], memory_order_relaxed) == hash)
+            return place;
+    }
     return strata_common(hash);
 }
 

@@ -3,9 +3,10 @@
  *
  * What is known when an action begins is its type (or the one that its path turned out to be of last time),
  * as a hash. The types that a pool has shown have strata of their own: the aggregator assigns them, and its
- * table in `rates` says which hash owns which. It is a table of sets: a hash belongs to one set and may own
- * any place of it, so a worker looks at STRATA_WAYS words. What owns no place is folded into the set's
- * common stratum. So a rare type is not drawn with the probability of a busy one, unless both are new.
+ * table in `rates` says which hash owns which. It is a table of sets: a hash belongs to two sets and may own
+ * any place of them, so a worker looks at eight words, and hardly any type finds no place before the table is
+ * full. What owns none is folded into the common stratum of its first set. So a rare type is not drawn with
+ * the probability of a busy one, unless both are new.
  */
 #ifndef SHM_STRATA_H
 #define SHM_STRATA_H
@@ -16,6 +17,7 @@
 enum {
     STRATA_SETS = 64,
     STRATA_WAYS = 4,
+    STRATA_PLACES = 2 * STRATA_WAYS,
     STRATA_OWNED = STRATA_SETS * STRATA_WAYS, /* places in the table; their strata come first */
     STRATA = STRATA_OWNED + STRATA_SETS,
 };
@@ -29,15 +31,17 @@ static inline uint32_t hash_bytes(const char *bytes, size_t length)
     return hash;
 }
 
-static inline uint32_t strata_set(uint32_t hash)
+/** The i-th place (of STRATA_PLACES) that a hash may own. */
+static inline uint32_t strata_place(uint32_t hash, uint32_t i)
 {
-    return (hash ^ (hash >> 15)) & (STRATA_SETS - 1);
+    uint32_t set = i < STRATA_WAYS ? hash ^ (hash >> 15) : (hash >> 7) ^ (hash >> 21);
+    return (set & (STRATA_SETS - 1)) * STRATA_WAYS + i % STRATA_WAYS;
 }
 
 /** The stratum of what owns none. */
 static inline uint32_t strata_common(uint32_t hash)
 {
-    return STRATA_OWNED + strata_set(hash);
+    return STRATA_OWNED + strata_place(hash, 0) / STRATA_WAYS;
 }
 
 #endif
