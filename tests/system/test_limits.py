@@ -131,7 +131,7 @@ application = profilomatic.wsgi.wrap(inner)
         datetime.datetime.fromisoformat(json.loads(line)['start_time']).timestamp()
         for line in out.read_text().splitlines()
     )
-    assert len(starts) >= 4 * cap
+    assert len(starts) >= 3 * cap, 'a lottery uses some two thirds of a small cap, now more, now less'
     # A second that is not aligned with the cycles can see two of them.
     for i, t in enumerate(starts):
         assert sum(1 for u in starts[i:] if u - t < 0.999) <= 2 * cap
