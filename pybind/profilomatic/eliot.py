@@ -38,54 +38,49 @@ class _Destination:
     """What Eliot calls for each message."""
 
     def __init__(self) -> None:
-        self._open: Dict[_Key, Any] = {}
+        self._open: Dict[Optional[_Key], Any] = {}
 
     def __call__(self, message: Dict[str, Any]) -> None:
         try:
             status = message.get('action_status')
-            key = _key_of(message)
-            if status is None or key is None:
-                self._logged(key, message)
-            elif status == 'started':
+            if status is None:
+                self._logged(message)
+                return
+            key = (message['task_uuid'], *message['task_level'][:-1])
+            if status == 'started':
                 self._begin(key, message)
-            else:
-                action = self._open.pop(key, None)
-                if action is not None:
-                    if action.profiled:
-                        _put(action, message, _END)
-                    action.end(error=status == 'failed')
+                return
+            action = self._open.pop(key, None)
+            if action is not None:
+                if action.profiled:
+                    _put(action, message, _END)
+                action.end(status == 'failed')
         except Exception as error:
             failed("following Eliot's messages", error)
 
-    def _logged(self, key: Optional[_Key], message: Dict[str, Any]) -> None:
-        """Anything else that is logged, in an action of Eliot's or in one that Eliot does not know of (a request)."""
-        action = (self._open.get(key) if key is not None else None) or _runtime.current()
-        if action is not None and action.profiled and switch.settings['store_all_logs']:
-            _put(action, message, 0)
-
     def _begin(self, key: _Key, message: Dict[str, Any]) -> None:
         kind = message.get('action_type') or message.get('event') or '(unnamed)'
-        action = _runtime.Action(str(kind), str(message['task_uuid']))
+        action = _runtime.Action(kind if type(kind) is str else str(kind), key[0])
         action.begin()
         self._open[key] = action
         if action.profiled:
             _put(action, message, _BEGIN)
-        while len(self._open) > OPEN_ACTIONS:
+        if len(self._open) > OPEN_ACTIONS:
             oldest = self._open.pop(next(iter(self._open)), None)
             if oldest is not None:
                 oldest.end()
 
+    def _logged(self, message: Dict[str, Any]) -> None:
+        """Anything else that is logged, in an action of Eliot's or in one that Eliot does not know of (a request)."""
+        level = message.get('task_level')
+        key = (message.get('task_uuid'), *level[:-1]) if isinstance(level, (list, tuple)) else None
+        action = self._open.get(key) or _runtime.current()
+        if action is not None and action.profiled and switch.settings['store_all_logs']:
+            _put(action, message, 0)
+
     def close(self) -> None:
         while self._open:
             self._open.popitem()[1].end()
-
-
-def _key_of(message: Dict[str, Any]) -> Optional[_Key]:
-    """The action that a message belongs to; None for one that was not made by Eliot's own means."""
-    task, level = message.get('task_uuid'), message.get('task_level')
-    if not isinstance(task, str) or not isinstance(level, (list, tuple)):
-        return None
-    return (task, *level[:-1])
 
 
 def _put(action: Any, message: Dict[str, Any], flags: int) -> None:
