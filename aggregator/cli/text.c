@@ -277,6 +277,10 @@ void text_report(FILE *out, const json_t *report, size_t most)
     char shown[SHOWN];
     print_head(out, report);
     print_notes(out, report);
+    if (json_object_get(json_array_get(actions, 0), "se") != NULL)
+        fprintf(out,
+                "figures with +- are estimates, 95 in 100 of them true to within so much; the others are "
+                "exact\n");
     json_array_foreach(actions, i, action)
     {
         if (i < most)

@@ -212,6 +212,24 @@ def test_a_report_tells_what_was_slow_where_and_what_it_cost(saved):
     assert 'not known: none was profiled' in rest[1]
 
 
+def test_errors_noise_and_what_was_shed_are_told(tmp_path):
+    def change(report):
+        action = report['actions'][0]
+        action['denied'] = {'lottery': 8000, 'cap': 123, 'overhead': 0}
+        action['se'] = {'blocked': 1.767, 'cpu': None}
+        action['hot'][0].update(se={'share': 0.02}, noise=False)
+        action['hot'][1].update(se={'share': None}, noise=True)
+        action['slow_because'][0].update(noise=True)
+
+    text = profilomatic('report', changed(tmp_path, change)).stdout
+    assert '290 profiled; not profiled: 8000 lottery, 123 cap\n' in text, 'and no reason that there was not'
+    assert 'blocked 67.9 % +- 2.0, cpu 28.4 % +- ?, ' in text
+    hot = [line for line in text.splitlines() if line.startswith('    #')]
+    assert ' 67.9 % +- 3.9 ' in hot[0] and 'noise' not in hot[0]
+    assert ' 32.1 % +- ? ' in hot[1] and hot[1].endswith('shop/app.py:view:10 (mostly noise)')
+    assert 'shop/db.py:load_cart:41 (mostly noise)\n' in text
+
+
 def test_names_cannot_send_escape_sequences_to_a_terminal(saved):
     assert '\x1b' not in profilomatic('report', saved).stdout
     assert '\x1b' not in profilomatic('export', '-F', 'collapsed', saved).stdout
@@ -424,6 +442,7 @@ def test_status_shows_workers_overhead_limits_and_destinations(tmp_path):
                 ],
                 'quarantined': 0,
                 'notes': [],
+                'actions': [{'action_type': '/cart', 'count': 9, 'profiled': 2, 'denied': {'lottery': 7, 'cap': 0}}],
             }
         ],
     }
@@ -438,6 +457,7 @@ def test_status_shows_workers_overhead_limits_and_destinations(tmp_path):
         'by line',
         'https://h/api/data',
         'HTTP 400',
+        '/cart: 9 ended, 2 profiled; not profiled: 7 lottery\n',
     ):
         assert words in out.stdout
     assert json.loads(profilomatic('status', '--json', '--directory', tmp_path).stdout) == status

@@ -537,6 +537,74 @@ START_TEST(an_unknown_stratum_of_a_busy_pool_gets_the_lowest_probability)
 }
 END_TEST
 
+/* The stratum that a worker would take by these owners. */
+static uint32_t stratum_of(const struct admission *admission, uint32_t hash)
+{
+    static struct rates_page page;
+    struct rates rates = {0};
+    memcpy(rates.owner, admission->owner, sizeof rates.owner);
+    rates_write(&page, &rates);
+    return rates_stratum(&page, hash);
+}
+
+START_TEST(a_type_that_was_seen_has_a_stratum_to_itself)
+{
+    struct admission admission = {0};
+    uint64_t demand[STRATA] = {0};
+    uint32_t out[STRATA], busy = hash_bytes("/busy", 5),
+                          rare = busy ^ 1u << 14 ^ 1u << 29; /* of the same set */
+    ck_assert_uint_eq(strata_common(busy), strata_common(rare));
+    ck_assert_uint_eq(stratum_of(&admission, busy), strata_common(busy));
+    demand[strata_common(busy)] = 4003;
+    admission_step(&admission, demand, 10, out);
+    ck_assert_double_eq_tol(decoded(out[strata_common(rare)]), 7.5 / 4003, 1e-6);
+
+    admission_own(&admission, busy, 4000);
+    admission_own(&admission, rare, 3);
+    uint32_t to_busy = stratum_of(&admission, busy), to_rare = stratum_of(&admission, rare);
+    ck_assert_uint_lt(to_busy, STRATA_OWNED);
+    ck_assert_uint_lt(to_rare, STRATA_OWNED);
+    ck_assert_uint_ne(to_busy, to_rare);
+    memset(demand, 0, sizeof demand);
+    demand[to_busy] = 4000;
+    demand[to_rare] = 3;
+    admission_step(&admission, demand, 10, out);
+    ck_assert_double_eq_tol(decoded(out[to_rare]), 1, 1e-6);
+    ck_assert_double_eq_tol(decoded(out[to_busy]), 4.5 / 4000, 1e-6);
+    ck_assert_msg(out[to_rare] < UINT32_MAX, "it is lowered when the cap is nearly used up");
+
+    demand[to_rare] = 0; /* it keeps its own while it is away, and in another aggregator's hands */
+    for (int i = 0; i < 50; i++)
+        admission_step(&admission, demand, 10, out);
+    ck_assert_double_eq_tol(decoded(out[to_rare]), 1, 1e-6);
+    struct admission next = {0};
+    admission_resume(&next, out, admission.owner);
+    ck_assert_uint_eq(stratum_of(&next, rare), to_rare);
+    admission_step(&next, demand, 10, out);
+    ck_assert_double_eq_tol(decoded(out[to_rare]), 1, 1e-6);
+}
+END_TEST
+
+START_TEST(where_no_place_is_left_one_four_times_rarer_gives_way)
+{
+    struct admission admission = {0};
+    uint32_t hash[STRATA_PLACES + 2], count = 0;
+    /* Of all these, those that have both sets in common. */
+    for (uint32_t h = 1; count < STRATA_PLACES + 2; h++)
+        if (strata_place(h, 0) == 0 && strata_place(h, STRATA_WAYS) == STRATA_WAYS)
+            hash[count++] = h;
+    for (uint32_t i = 0; i < STRATA_PLACES; i++)
+        admission_own(&admission, hash[i], i == 3 ? 20 : 100);
+    for (uint32_t i = 0; i < STRATA_PLACES; i++)
+        ck_assert_uint_lt(stratum_of(&admission, hash[i]), STRATA_OWNED);
+    admission_own(&admission, hash[STRATA_PLACES], 60);
+    ck_assert_uint_eq(stratum_of(&admission, hash[STRATA_PLACES]), strata_common(hash[STRATA_PLACES]));
+    admission_own(&admission, hash[STRATA_PLACES + 1], 100);
+    ck_assert_uint_lt(stratum_of(&admission, hash[STRATA_PLACES + 1]), STRATA_OWNED);
+    ck_assert_uint_eq(stratum_of(&admission, hash[3]), strata_common(hash[3]));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("budget");
@@ -562,6 +630,8 @@ int main(void)
     tcase_add_test(cases, cuts_are_made_at_once_and_raises_by_a_fifth);
     tcase_add_test(cases, a_stratum_that_shows_up_gets_its_share_at_once);
     tcase_add_test(cases, an_unknown_stratum_of_a_busy_pool_gets_the_lowest_probability);
+    tcase_add_test(cases, a_type_that_was_seen_has_a_stratum_to_itself);
+    tcase_add_test(cases, where_no_place_is_left_one_four_times_rarer_gives_way);
     suite_add_tcase(suite, cases);
     return suite_run(suite, CK_FORK);
 }
