@@ -79,6 +79,10 @@ static struct workspace {
     uint64_t ran_ns, delayed_ns; /* what counts of core_share begins there */
     struct owner owner;          /* of the stack that is being read, if … */
     bool owner_known;
+    const struct slot_facts
+        *hint; /* what the slot of the thread says that is being read; NULL: it has none */
+    uint32_t hinted_slot;
+    uint64_t hint_version;
     struct subject unread[SAMPLE_LOOKS];
     struct stack stack;
     uint64_t inside[32]; /* which slots' threads are inside actions, by the lowest bits of their ids */
@@ -236,12 +240,30 @@ enum {
     NOTED_BEGIN_NS,
 };
 
-/* Of a gather: whose is it? At once, as a task that ends takes its context with it. */
+/*
+ * Of a gather: whose is it? At once, as a task that ends takes its context with it. On a thread on which
+ * nothing takes turns the slot's hint is as good as a look at the context, and costs nothing: the context is
+ * the thread's own, which lives as long as the thread, and all that changes our variable in it is our hooks.
+ * Where one has run since the hint was read, and left no action, the gather was right before.
+ */
 static void note_owner(struct copy *copy, const struct reader_thread *thread, struct reader_facts *facts)
 {
+    const struct slot_facts *hint = work->hint;
     struct owner owner = {0};
-    facts->noted[NOTED_KNOWN] =
-        facts->in_context && owner_find(copy, thread->interpreter, facts->context, &owner);
+    if (!facts->in_context)
+        return;
+    const bool hinted = hint != NULL && hint->serial != 0 && hint->context == facts->context;
+    const bool stale = hinted && slot_version(work->hinted_slot) != work->hint_version;
+    if (hinted && !hint->shared && !stale) {
+        owner.serial = hint->serial;
+        facts->noted[NOTED_KNOWN] = true;
+    } else {
+        facts->noted[NOTED_KNOWN] = owner_find(copy, thread->interpreter, facts->context, &owner);
+    }
+    if (stale && owner.serial == 0) {
+        owner = (struct owner){.serial = hint->serial, .begin_ns = hint->begin_ns};
+        facts->noted[NOTED_KNOWN] = true;
+    }
     facts->noted[NOTED_SERIAL] = owner.serial;
     facts->noted[NOTED_BEGIN_NS] = owner.begin_ns;
 }
@@ -250,26 +272,18 @@ static void note_owner(struct copy *copy, const struct reader_thread *thread, st
  * Whose the stack is that was just read. `facts` is what the thread's slot said before, NULL if it has none.
  * False: that is not known.
  */
-static bool find_part(const struct subject *subject, const struct slot_facts *facts,
-                      const struct reader_facts *read, struct part *part)
+static bool find_part(const struct slot_facts *facts, const struct reader_facts *read, struct part *part)
 {
-    bool known = read->noted[NOTED_KNOWN] != 0;
     *part = (struct part){.serial = read->noted[NOTED_SERIAL], .begin_ns = read->noted[NOTED_BEGIN_NS]};
-    if (facts == NULL) {
+    if (facts == NULL || facts->shared) {
         part->alone = part->serial == 0;
-        return known;
+        return read->noted[NOTED_KNOWN] != 0;
     }
-    if (!facts->shared) {
-        part->alone = true;
-        part->begin_ns = facts->begin_ns;
-    }
-    /* Where a hook has run since, the context tells of a later moment than the stack. */
-    bool hinted = facts->serial != 0 && (read->in_context ? facts->context == read->context : !facts->shared);
-    if (hinted && (!known || slot_version(subject->index) != subject->version)) {
+    part->alone = true;
+    part->begin_ns = facts->begin_ns;
+    if (read->noted[NOTED_KNOWN] == 0)
         part->serial = facts->serial;
-        known = true;
-    }
-    return known;
+    return read->noted[NOTED_KNOWN] != 0 || facts->serial != 0;
 }
 
 /* The state that goes with the stack that was just read. */
@@ -318,10 +332,13 @@ static void read_stack(const struct subject *subject, const struct reader_thread
     struct part part;
     struct reader_facts read = {0};
     struct stack *stack = &work->stack;
+    work->hint = facts;
+    work->hinted_slot = subject->index;
+    work->hint_version = subject->version;
     const bool readable = reader_read(&work->copy, thread, &past->prediction, stack, &read);
     if (stack->retries != 0)
         counter_add(&page->retries, stack->retries);
-    const bool known = find_part(subject, facts, &read, &part);
+    const bool known = find_part(facts, &read, &part);
     view->serial = part.serial;
     view->valid = readable && known && !(stack->flags & STACK_TORN);
     if (!known)
