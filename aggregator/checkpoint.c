@@ -213,6 +213,7 @@ static int commit(struct pool *pool, bool whole)
     counts.round = pool->merge.round;
     counts.ever = pool->ever;
     counts.next_number = pool->next_number;
+    counts.told_until_ns = pool->told_until_ns;
 #ifdef POM_BREAK_HEAD_BEFORE_CHECKPOINT
     pool_store_heads(pool);
 #endif
@@ -412,6 +413,7 @@ void checkpoint_forget(struct pool *pool)
     pool->names_bytes = 0;
     pool->types_kept = pool->instructions_kept = pool->stacks_kept = 0;
     pool->next_number = 1;
+    pool->told_until_ns = 0;
     pool->own_cpu_ns = 0;
     memset(&pool->cycle_base, 0, sizeof pool->cycle_base);
 }

@@ -74,7 +74,7 @@ struct layout {
         gone;
 };
 static const struct layout layout = {
-    .version = 7,
+    .version = 8,
     .counts = sizeof(struct piece_counts),
     .window_head = sizeof(struct window_head),
     .totals = sizeof(struct type_totals),
@@ -583,6 +583,7 @@ int piece_apply(struct pool *pool, const struct piece *piece)
     const msgpack_object *part = piece->reader.part;
     pool->next_window = piece->counts.next_window;
     pool->next_number = piece->counts.next_number;
+    pool->told_until_ns = piece->counts.told_until_ns;
     pool->merge.round = piece->counts.round;
     pool->ever = piece->counts.ever;
     if (!unpack_into_window(pool->merge.open, &part[PART_OPEN_WINDOW]))

@@ -26,6 +26,7 @@ enum {
 struct piece_counts {
     uint64_t names_bytes; /* how much of the names log is valid */
     uint64_t next_window, round, ever;
+    uint64_t told_until_ns;
     uint32_t types, instructions, stacks, next_number;
 };
 

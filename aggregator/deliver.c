@@ -92,11 +92,14 @@ static char *status_of(const struct pool *pool, const struct window *window, enu
     return lines;
 }
 
-void deliver_window(const struct pool *pool, const struct window *window)
+/* True if anybody wanted it. */
+static bool deliver_window(const struct pool *pool, const struct window *window)
 {
+    bool any = false;
     for (enum destination_form form = 0; form < DESTINATION_FORMS; form++) {
         if (!wanted(pool, form, true))
             continue;
+        any = true;
         for (uint32_t i = 0; i < window->profile.types; i++) {
             const struct type_totals *totals = &window->profile.type[i];
             char *lines = form == DESTINATION_CLASSIC
@@ -109,4 +112,20 @@ void deliver_window(const struct pool *pool, const struct window *window)
         put_to_all(pool, status, form, true);
         free(status);
     }
+    return any;
+}
+
+void deliver_windows(struct pool *pool)
+{
+    uint64_t until_ns = pool->told_until_ns;
+    for (uint32_t i = 0; i < pool->windows.count; i++) {
+        const struct window *window = pool->windows.closed[i];
+        if (window->start_ns <= pool->told_until_ns)
+            continue;
+        pool->dirty |= deliver_window(pool, window); /* the next checkpoint says that it was */
+        pool->decisions_told = pool->history.decisions;
+        if (window->start_ns > until_ns)
+            until_ns = window->start_ns;
+    }
+    pool->told_until_ns = until_ns;
 }

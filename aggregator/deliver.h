@@ -12,8 +12,11 @@
 /** merge.h's on_root: `context` is the pool. */
 void deliver_root(const struct merge *merge, uint32_t root, void *context);
 
-/** A window was closed (rescaled): its merged profiles, and what was spent and decided
- * since the last one, for destinations with `profiles`. */
-void deliver_window(const struct pool *pool, const struct window *window);
+/**
+ * Hand over the closed windows that were not yet: their merged profiles, and what was spent and decided since
+ * the last one, for destinations with `profiles`. To be called when a checkpoint tells of the windows: what
+ * is told again in the next life, if this one ends before the next checkpoint, is then the same.
+ */
+void deliver_windows(struct pool *pool);
 
 #endif

@@ -54,6 +54,10 @@ int pool_open(struct pool **out, const char *directory, const char *name, const 
         log_line("pool %s starts afresh: %s", pool->source, fault_text());
         checkpoint_forget(pool);
     }
+    /* Windows that were committed, but perhaps not handed over before the end of the life before. */
+    if (pool->told_until_ns > now)
+        pool->told_until_ns = now; /* of before the machine's last start */
+    pool->dirty |= pool->windows.count != 0;
     requests_recover(pool->folder);
     requests_scan(&pool->requests, pool->folder, pool->uid, pool->source, config);
     pool_limits_begin(pool);
@@ -194,8 +198,6 @@ static void close_window(struct pool *pool, uint64_t now_ns)
         window_put(fresh); /* the open one goes on until there is memory */
         return;
     }
-    deliver_window(pool, pool->merge.open);
-    pool->decisions_told = pool->history.decisions;
     pool->merge.open = fresh;
     memset(&pool->cycle_base, 0, sizeof pool->cycle_base);
     pool->own_cpu_ns = 0;
@@ -236,6 +238,7 @@ void pool_store_heads(struct pool *pool)
 
 void pool_after_checkpoint(struct pool *pool)
 {
+    deliver_windows(pool);
     pool_store_heads(pool);
     TESTPOINT("heads-stored"); /* Workers see room in their lanes; the next life is told of no more than was
                                   committed. */

@@ -81,6 +81,7 @@ struct pool {
     struct budget_state budget_state;
     struct budget_limits limits;
     struct history history;
+    uint64_t told_until_ns;  /* windows that begin later were not handed over yet; kept in the checkpoint */
     uint64_t decisions_told; /* how many of its decisions stand in messages of kind "status" */
     struct admission admission;
     struct rates published; /* what stands in the rates file */
