@@ -9,7 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "aggregator/admission.h"
+#include "aggregator/history.h"
 #include "bench/budget_world.h"
+#include "shm/clock.h"
 
 static const unsigned sizes[] = {1, 8, 100, 1000, 10000};
 static const double budgets[] = {0.05, 0.02, 0.005, 0.001};
@@ -83,8 +86,51 @@ static int play_one(const char *name, unsigned workers, double max_overhead)
     return 2;
 }
 
+static int list(void)
+{
+    for (const struct world_scenario *shape = world_scenarios; shape->name != NULL; shape++)
+        printf("%s: %s\n", shape->name, shape->tells);
+    return 0;
+}
+
+/* Ten thousand workers are one sum to it; what grows is the strata, and they are all in use here. */
+static int step(void)
+{
+    enum { STEPS = 1000, WORKERS = 10000 };
+    static struct budget_state state;
+    static struct admission admission;
+    static struct history history;
+    static uint64_t demand[STRATA];
+    static uint32_t probability[STRATA];
+    struct budget_asked asked = {.max_overhead = 0.02, .interval_ns = 10000000, .cap = 10};
+    struct budget_limits limits = {.interval_ns = asked.interval_ns, .cap = asked.cap};
+    uint64_t start = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
+    for (unsigned i = 0; i < STEPS; i++) {
+        struct budget_measure measure = {.seconds = 1,
+                                         .sampler_cpu = 2 + i % 7,
+                                         .hook_cpu = 1,
+                                         .aggregator_cpu = 0.1,
+                                         .worker_cpu = 900,
+                                         .attached = WORKERS,
+                                         .demand = 1e6,
+                                         .admitted = 7};
+        struct budget_limits before = limits;
+        for (unsigned s = 0; s < STRATA; s++)
+            demand[s] = 1 + (s * 7919 + i) % 5000;
+        budget_step(&state, &asked, &measure, &limits);
+        admission_step(&admission, demand, limits.cap, probability);
+        history_note(&history, &measure, &before, &limits, budget_overhead(&state), i);
+    }
+    printf("%.1f\n", (double)(clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - start) / 1e3 / STEPS);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 2 && strcmp(argv[1], "--list") == 0)
+        return list();
+    if (argc == 2 && strcmp(argv[1], "--step") == 0)
+        return step();
     if (argc == 4)
         return play_one(argv[1], (unsigned)atoi(argv[2]), atof(argv[3]));
     uint64_t seeds = argc == 3 && strcmp(argv[1], "--seeds") == 0 ? strtoull(argv[2], NULL, 10) : 1;
