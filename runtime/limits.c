@@ -112,6 +112,14 @@ bool limits_alive(uint64_t now_ns)
     return heartbeat > now_ns || now_ns - heartbeat < LIMITS_STALE_NS;
 }
 
+uint64_t limits_silence(uint64_t now_ns)
+{
+    const struct rates_page *rates = current_rates();
+    uint64_t heartbeat =
+        rates != NULL ? atomic_load_explicit(&rates->heartbeat_ns, memory_order_relaxed) : now_ns;
+    return heartbeat < now_ns ? now_ns - heartbeat : 0;
+}
+
 bool limits_passthrough(void)
 {
     const struct rates_page *rates = current_rates();

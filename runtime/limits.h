@@ -27,6 +27,25 @@ int limits_refresh(void);
 /** True if an aggregator has shown itself within LIMITS_STALE_NS. Any thread. */
 bool limits_alive(uint64_t now_ns);
 
+/** How long the aggregator has been silent, 0 if there is none. Any thread. */
+uint64_t limits_silence(uint64_t now_ns);
+
+/** The longest interval of samples while the aggregator is silent, unless it was longer before. */
+#define LIMITS_SILENT_INTERVAL_NS UINT64_C(1000000000)
+
+/**
+ * The local ceiling: while the aggregator is silent nothing new is profiled, and nobody weighs what is still
+ * open against the budget. Its interval is doubled each second from LIMITS_STALE_NS on, up to a second. Pure.
+ */
+static inline uint64_t limits_ceiling(uint64_t interval_ns, uint64_t silent_ns)
+{
+    for (uint64_t at = LIMITS_STALE_NS; at <= silent_ns && interval_ns < LIMITS_SILENT_INTERVAL_NS;
+         at += UINT64_C(1000000000))
+        interval_ns =
+            2 * interval_ns < LIMITS_SILENT_INTERVAL_NS ? 2 * interval_ns : LIMITS_SILENT_INTERVAL_NS;
+    return interval_ns;
+}
+
 /** True if hooks shall do nothing at all. Any thread. */
 bool limits_passthrough(void);
 

@@ -233,7 +233,7 @@ static void ring_if_a_lane_fills(void)
 static void run(void)
 {
     struct rates rates;
-    uint64_t generation = 0;
+    uint64_t generation = 0, told_ns = 0;
     uint64_t now = atomic_load_explicit(&sampler.woken_ns, memory_order_relaxed);
     for (bool woken = true;; woken = false) {
         if (atomic_load_explicit(&sampler.stop, memory_order_relaxed) != 0 || reader_finalizing())
@@ -243,8 +243,12 @@ static void run(void)
             now = woken ? now : clock_monotonic_ns();
         }
         ring_if_a_lane_fills();
+        uint64_t before = generation;
         if (!limits_rates(&rates, &generation) || rates.interval_ns == 0)
             return;
+        if (generation != before || generation == 0)
+            told_ns = rates.interval_ns;
+        rates.interval_ns = limits_ceiling(told_ns, limits_silence(now));
         bool others = samples_others(&rates);
         if (atomic_load_explicit(&slots.armed, memory_order_relaxed) == 0 && !others)
             return;

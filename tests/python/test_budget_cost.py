@@ -46,3 +46,31 @@ def test_the_cpu_of_delivery_to_callables_counts(tmp_path, way):
     assert out.returncode == 0, out.stderr
     spent, cost = json.loads(out.stdout.splitlines()[-1])
     assert cost >= spent >= 0.08
+
+
+def test_what_is_open_is_sampled_seldom_while_the_aggregator_is_silent(tmp_path):
+    """Nobody weighs it against the budget then. The action goes on all the time; nothing new is profiled."""
+    directory = tmp_path / 'rt'
+    script = f"""
+    import os, signal, sys, time
+    import profilomatic
+    {ADMITTED}
+    ticks = lambda: profilomatic._runtime.status()['ticks']
+    profilomatic.configure(max_overhead=0.5, max_actions_per_run=0, time_granularity=0.002)
+    profilomatic.add_destination(profilomatic.file_destination('/dev/null'))
+    assert admitted()
+    with profilomatic.action('long') as action:
+        while ticks() < 200:
+            time.sleep(0.01)
+        os.kill(int(sys.argv[1]), signal.SIGKILL)
+        slow, until = False, time.monotonic() + 60
+        while not slow and time.monotonic() < until:
+            before, start = ticks(), time.monotonic()
+            time.sleep(2)
+            slow = 0 < ticks() - before <= time.monotonic() - start + 1
+        print(action.profiled, slow)
+    """
+    with aggregator(directory) as process:
+        out = run(script, directory, profiled=False, arguments=[str(process.pid)])
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.split()[-2:] == ['True', 'True'], 'a tick a second'
