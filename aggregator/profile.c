@@ -193,7 +193,6 @@ void profile_add_states(struct type_totals *totals, const struct profile_action 
 {
     struct type_spread *spread = &totals->spread;
     double weight = action->weight, all = action->all_ns / 1e9, drawn = weight * all;
-    totals->sampled++;
     product_add(&spread->all, action, all * all);
     spread->cubes += (float)(drawn * drawn * drawn);
     for (int state = 0; state < SAMPLE_STATES; state++) {
@@ -344,7 +343,6 @@ static int merge_type(struct profile *into, const struct type_totals *from)
     for (int i = 0; i < DENIALS; i++)
         totals->denied[i] += from->denied[i];
     totals->ended += from->ended;
-    totals->sampled += from->sampled;
     totals->weight += from->weight;
     totals->latency += from->latency;
     totals->run_delay += from->run_delay;

@@ -65,8 +65,7 @@ struct type_totals {
     uint64_t denied[DENIALS]; /* why the rest was not profiled */
     struct histogram histogram;
     /* of the profiled actions whose end was merged, weighted */
-    uint64_t ended;   /* their number, unweighted */
-    uint64_t sampled; /* of these, in which a tick fell */
+    uint64_t ended; /* their number, unweighted */
     double weight;
     double latency;                /* ns */
     double run_delay, run_latency; /* ns; of those where the run delay was measured */

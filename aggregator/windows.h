@@ -24,7 +24,7 @@
 enum {
     WINDOWS_MOST = 64,
     WINDOWS_FEWEST = 8,          /* so many are kept apart, however much they hold */
-    WINDOWS_CELLS_MOST = 131072, /* (type, stack) pairs in all of them: some 12 MB, also on disk */
+    WINDOWS_CELLS_MOST = 131072, /* (type, stack) pairs in all of them: some 13 MB, also on disk */
     WINDOW_WORKERS_MOST = 4096,  /* distinct workers that are told apart in a window */
 };
 
