@@ -1,15 +1,18 @@
 """The ASGI wrapper: what the server and the application see of each other through it, and what a request is called."""
 
 import asyncio
+import importlib.util
 import inspect
 import json
+import os
+import shutil
 import sys
 import tempfile
 import textwrap
 
 import profilomatic
 import pytest
-from _support import aggregator, environment, exported, free_port, get, needs_native, run, server
+from _support import PROJECT, aggregator, environment, exported, free_port, get, needs_native, run, server
 
 CALLS = """
     import asyncio, json
@@ -214,3 +217,70 @@ def test_zero_code_under_uvicorn_and_gunicorns_uvicorn_worker(directory, tmp_pat
     expected = ['/item/{item}', '/plain/{name}', '/sub/deep/{x}', '/star/page/{n}', '/star/broken', '/nothing/<int>']
     assert {name: rows[name]['count'] for name in expected if name in rows} == dict.fromkeys(expected, 3), rows.keys()
     assert rows['/star/broken']['errors'] == 3 and rows['/item/{item}']['errors'] == 0
+
+
+DJANGO = """
+    import asyncio
+    from django.conf import settings
+    from django.core.asgi import get_asgi_application
+    from django.http import HttpResponse
+    from django.urls import path
+
+    settings.configure(DEBUG=False, ALLOWED_HOSTS=['*'], ROOT_URLCONF=__name__, SECRET_KEY='x', LOGGING_CONFIG=None)
+
+    async def item(request, item):
+        await asyncio.sleep(0.001)
+        return HttpResponse(str(item))
+
+    def plain(request, name):
+        return HttpResponse(name)
+
+    urlpatterns = [path('item/<int:item>/', item), path('plain/<name>/', plain)]
+    app = get_asgi_application()
+"""
+
+
+def served(directory, tmp_path, command, paths, **more):
+    """What the server answers to each path under zero-code profiling, and the report's rows."""
+    port = free_port()
+    env = environment(directory, extra_path=[tmp_path], **more)
+    with aggregator(directory):
+        with server([sys.executable, '-m', *command(port)], port, env, tmp_path) as process:
+            answers = [get(port, path) for path in paths]
+        assert process.status in (0, -15), process.output
+        return answers, {row['action_type']: row for row in exported(directory)['actions']}
+
+
+def test_django_s_routes_name_its_asynchronous_requests(directory, tmp_path):
+    pytest.importorskip('django')
+    pytest.importorskip('uvicorn')
+    (tmp_path / 'site_app.py').write_text(textwrap.dedent(DJANGO))
+    paths = ['/item/7/', '/plain/x/', '/item/8/']
+    answers, rows = served(
+        directory, tmp_path, lambda port: ['uvicorn', 'site_app:app', '--port', str(port), '--lifespan', 'off'], paths
+    )
+    assert [answer[2] for answer in answers] == [b'7', b'x', b'8']
+    assert rows['/item/<int:item>/']['count'] == 2 and rows['/plain/<name>/']['count'] == 1, rows.keys()
+
+
+EXAMPLES = os.path.join(PROJECT, 'examples', 'async')
+
+
+@pytest.mark.parametrize(
+    ('command', 'path', 'kinds'),
+    [
+        (lambda port: ['uvicorn', 'fastapi_app:app', '--port', str(port)], '/both', ['/both']),
+        (lambda port: ['gunicorn', '-k', 'gevent', '-b', f'127.0.0.1:{port}', 'gevent_app'], '/x', ['/x']),
+        (lambda port: ['uvicorn', 'plain_asgi:app', '--port', str(port)], '/', ['/', 'answer:make']),
+    ],
+    ids=['fastapi', 'gevent', 'plain'],
+)
+def test_the_examples_run(directory, tmp_path, command, path, kinds):
+    for module in (command(0)[0], 'fastapi', 'gevent'):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f'there is no {module}')
+    env = {'PROFILOMATIC_MAX_ACTIONS_PER_RUN': '0'}
+    folder = shutil.copytree(EXAMPLES, tmp_path / 'async')
+    answers, rows = served(directory, folder, command, [path, path], **env)
+    assert [answer[0] for answer in answers] == [200, 200]
+    assert [rows[kind]['count'] for kind in kinds] == [2] * len(kinds)
