@@ -1,6 +1,7 @@
 /* The Python type Action, and the ContextVar that says which one is current. */
 #include "pybind/pybind.h"
 
+#include "runtime/cpython/collector.h"
 #include "runtime/owner.h"
 #include "runtime/worker.h"
 #include "shm/fault.h"
@@ -175,8 +176,10 @@ void action_object_end(struct action_object *self, const char *name, size_t leng
     task_leave(self);
     bool message =
         action_end(&self->action, name, length, error, self->parent != NULL ? &self->parent->action : NULL);
-    if (self->entered) {
-        self->entered = false;
+    bool interrupts = collector_may_interrupt();
+    bool resets = self->entered && !interrupts; /* an ended action that stays current is looked past */
+    self->entered = false;
+    if (resets) {
         PyObject *current = NULL;
         if (PyContextVar_Get(self->state->current, NULL, &current) != 0)
             PyErr_Clear();
@@ -184,9 +187,14 @@ void action_object_end(struct action_object *self, const char *name, size_t leng
             set_current(self->state, self->parent != NULL ? (PyObject *)self->parent : Py_None);
         Py_XDECREF(current);
     }
-    if (message && self->state->pump != NULL)
+    if (message && self->state->pump != NULL && !interrupts)
         call_pump(self->state);
     PyErr_Restore(type, value, traceback);
+}
+
+void action_object_abandon(struct action_object *self)
+{
+    self->entered = false;
 }
 
 PyObject *action_object_uuid(struct action_object *self)
@@ -244,6 +252,7 @@ static PyObject *free_action(PyObject *object)
     if (self->action.open) {
         PyObject *kind, *value, *traceback;
         PyErr_Fetch(&kind, &value, &traceback);
+        action_object_abandon(self);
         end_by_name(self, false);
         PyErr_Restore(kind, value, traceback);
     }

@@ -311,6 +311,8 @@ static int traverse(PyObject *object, visitproc visit, void *arg)
 static int clear(PyObject *object)
 {
     struct asgi_request *self = (struct asgi_request *)object;
+    if (self->action != NULL)
+        action_object_abandon(self->action);
     finish(self);
     Py_CLEAR(self->send);
     Py_CLEAR(self->scope);

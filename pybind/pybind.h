@@ -87,6 +87,12 @@ void action_object_begin(struct action_object *self, const char *hint, size_t le
 /** End it with the type `name`, and make the former one current. Never raises; twice is harmless. */
 void action_object_end(struct action_object *self, const char *name, size_t length, bool error);
 
+/**
+ * Before it is ended because whoever would have ended it is being freed: its end will leave the context
+ * alone. That may be in the middle of a change to the context, which would not survive another one.
+ */
+void action_object_abandon(struct action_object *self);
+
 /** A uuid as text with dashes; new reference. */
 PyObject *action_format_uuid(const uint8_t uuid[16]);
 

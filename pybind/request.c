@@ -201,6 +201,8 @@ static int traverse_request(PyObject *object, visitproc visit, void *arg)
 static int clear_request(PyObject *object)
 {
     struct request *self = (struct request *)object;
+    if (self->action != NULL)
+        action_object_abandon(self->action);
     request_finish(self);
     Py_CLEAR(self->start_response);
     Py_CLEAR(self->environ);

@@ -14,6 +14,7 @@ import weakref
 
 import profilomatic
 import pytest
+from _support import needs_native
 from profilomatic import _guard
 
 current = profilomatic.current_task_uuid
@@ -463,6 +464,55 @@ def test_a_bug_in_a_hook_is_counted_told_once_and_the_call_goes_on(monkeypatch, 
     assert failures['a step of a profiled generator'] == 18
     told = [line for line in capfd.readouterr().err.splitlines() if 'planted' in line]
     assert len(told) == 2, told
+
+
+@needs_native
+def test_the_garbage_collector_may_end_actions_in_the_middle_of_a_change_to_the_context(tmp_path):
+    """Up to CPython 3.11 a collection may start inside ContextVar.set(), which would not survive another set() there.
+    Here one is started at each allocation of such a call in turn, and what it frees is a response that was never
+    closed, a generator inside an action, a profiled generator and an open action."""
+    script = """
+        import contextvars, gc, sys
+        import profilomatic
+        from profilomatic._switch import _runtime
+        _runtime.enable(sys.argv[1], 'cycles', None, None)
+        wrapped = profilomatic.wsgi.wrap(lambda environ, start_response: [b'x'])
+        variables = [contextvars.ContextVar('v%d' % n) for n in range(40)]
+        def inside():
+            with profilomatic.action('inside'):
+                yield
+        @profilomatic.profiled('steps')
+        def steps():
+            with profilomatic.action('inside'):
+                yield
+        class Cycle:
+            pass
+        def leave_garbage():
+            for _ in range(3):
+                cycle = Cycle()
+                cycle.kept = [cycle, wrapped({'PATH_INFO': '/x'}, None), inside(), steps(), _runtime.Action('open')]
+                next(cycle.kept[2])
+                next(cycle.kept[3])
+                cycle.kept[4].begin()
+        gc.disable()
+        for turn in range(400):
+            leave_garbage()
+            gc.enable()
+            gc.set_threshold(gc.get_count()[0] + turn % 8, 1, 1)
+            variables[turn % 40].set(turn)
+            gc.set_threshold(100_000)
+            gc.disable()
+        gc.collect()
+        print([variable.get() for variable in variables] == list(range(360, 400)))
+    """
+    done = subprocess.run(
+        [sys.executable, '-X', 'faulthandler', '-c', textwrap.dedent(script), str(tmp_path)],
+        env={**os.environ, 'PYTHONMALLOC': 'debug'},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, 'True\n', '')
 
 
 def test_one_action_object_may_be_entered_by_many_tasks_at_once():

@@ -154,7 +154,10 @@ class Action:
     def __del__(self) -> None:
         if getattr(self, 'open', False):
             try:
-                self.end()
+                # The context is left alone: this may run in the middle of a change to it.
+                self.open, live = False, self.live()
+                if live:
+                    self.on_end(self, self.name, False)
             except Exception:
                 pass  # the interpreter is ending
 
