@@ -207,15 +207,16 @@ static void print_hot(FILE *out, const json_t *hot)
 
 static void print_slow_because(FILE *out, const json_t *rows)
 {
-    char a[SHOWN], b[SHOWN];
+    char a[SHOWN], b[SHOWN], c[SHOWN], d[SHOWN];
     size_t i;
     json_t *row;
     if (json_array_size(rows) != 0)
         fprintf(out, "  the slowest (from p95 up) differ from the typical (up to p50) by\n");
     json_array_foreach(rows, i, row)
     {
-        fprintf(out, "    %7s of their time, typically %7s  %-8s  ",
-                show_percent(number(row, "share_slow"), a), show_percent(number(row, "share_typical"), b),
+        fprintf(out, "    %7s%s of their time, typically %7s%s  %-8s  ",
+                show_percent(number(row, "share_slow"), a), show_error(row, "share_slow", 1, c),
+                show_percent(number(row, "share_typical"), b), show_error(row, "share_typical", 1, d),
                 text(row, "state"));
         print_name(out, text(row, "instruction"));
         fprintf(out, "%s\n", json_is_true(json_object_get(row, "noise")) ? " (mostly noise)" : "");

@@ -219,7 +219,7 @@ def test_errors_noise_and_what_was_shed_are_told(tmp_path):
         action['se'] = {'blocked': 1.767, 'cpu': None}
         action['hot'][0].update(se={'share': 0.02}, noise=False)
         action['hot'][1].update(se={'share': None}, noise=True)
-        action['slow_because'][0].update(noise=True)
+        action['slow_because'][0].update(se={'share_slow': 0.5, 'share_typical': 0.01}, noise=True)
 
     text = profilomatic('report', changed(tmp_path, change)).stdout
     assert '290 profiled; not profiled: 8000 lottery, 123 cap\n' in text, 'and no reason that there was not'
@@ -227,6 +227,7 @@ def test_errors_noise_and_what_was_shed_are_told(tmp_path):
     hot = [line for line in text.splitlines() if line.startswith('    #')]
     assert ' 67.9 % +- 3.9 ' in hot[0] and 'noise' not in hot[0]
     assert ' 32.1 % +- ? ' in hot[1] and hot[1].endswith('shop/app.py:view:10 (mostly noise)')
+    assert '81.0 % +- 98 of their time, typically  4.00 % +- 2.0  blocked   ' in text
     assert 'shop/db.py:load_cart:41 (mostly noise)\n' in text
 
 
