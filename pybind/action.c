@@ -156,6 +156,18 @@ void action_object_begin(struct action_object *self, const char *hint, size_t le
         call_noter(self);
 }
 
+/* Is `current` this action, or one inside it? What was left open inside an action ends to be current with it,
+ * or all that comes later on this thread would be inside what was left open. */
+static bool is_or_is_inside(PyObject *current, const struct action_object *self)
+{
+    if (current == NULL || Py_TYPE(current) != self->state->action_type)
+        return false;
+    const struct action_object *at = (const struct action_object *)current;
+    while (at != NULL && at != self)
+        at = at->parent;
+    return at == self;
+}
+
 static void call_pump(struct module_state *state)
 {
     uint64_t start = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
@@ -183,7 +195,7 @@ void action_object_end(struct action_object *self, const char *name, size_t leng
         PyObject *current = NULL;
         if (PyContextVar_Get(self->state->current, NULL, &current) != 0)
             PyErr_Clear();
-        if (current == (PyObject *)self)
+        if (is_or_is_inside(current, self))
             set_current(self->state, self->parent != NULL ? (PyObject *)self->parent : Py_None);
         Py_XDECREF(current);
     }

@@ -101,6 +101,19 @@ def test_ending_twice_out_of_order_and_on_another_thread_is_harmless(messages):
     assert len([m for m in messages if m['task_uuid'] == a.task_uuid]) == 1
 
 
+def test_what_was_left_open_inside_an_action_is_not_what_comes_later_is_inside():
+    native = profilomatic._switch._runtime
+    with native.Action('request'):
+        left_open = [native.Action('forgotten').begin(), native.Action('forgotten too').begin()]
+    assert profilomatic.current_task_uuid() is None
+    with native.Action('next') as following:
+        assert following.task_uuid not in (action.task_uuid for action in left_open)
+        for action in left_open:
+            action.end()
+        assert profilomatic.current_task_uuid() == following.task_uuid
+    assert profilomatic.current_task_uuid() is None
+
+
 def test_an_action_that_is_dropped_open_is_ended(messages):
     action = profilomatic._switch._runtime.Action('dropped')
     context = contextvars.copy_context()

@@ -142,7 +142,11 @@ class Action:
             self.parent = self.parent.parent
         if live:
             self.on_end(self, name, error)
-        if _current.get() is self:
+        # What was left open inside it ends to be current with it.
+        at = _current.get()
+        while at is not None and at is not self:
+            at = at.parent
+        if at is self:
             set_current(self.parent)
 
     def __enter__(self) -> Action:
