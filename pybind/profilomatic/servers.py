@@ -56,6 +56,10 @@ def _gunicorn(module: Any) -> None:
     _after(module.Worker, 'load_wsgi', wrap_gunicorn_worker)
 
 
+def _gunicorn_asgi(module: Any) -> None:
+    _after(module.ASGIWorker, 'load_wsgi', lambda worker: _wrap_attribute(worker, 'asgi', asgi.wrap))
+
+
 def _wsgiref(module: Any) -> None:
     _after(module.WSGIServer, 'set_app', lambda server: _wrap_attribute(server, 'application'))
 
@@ -81,6 +85,7 @@ def _uvicorn(module: Any) -> None:
 
 _PATCHES: Dict[str, Callable[[Any], None]] = {
     'gunicorn.workers.base': _gunicorn,
+    'gunicorn.workers.gasgi': _gunicorn_asgi,
     'wsgiref.simple_server': _wsgiref,
     'celery.signals': _celery,
     'werkzeug.serving': _werkzeug,

@@ -190,14 +190,17 @@ APP = """
 
 
 @needs_native
-@pytest.mark.parametrize('how', ['uvicorn', 'gunicorn'])
-def test_zero_code_under_uvicorn_and_gunicorns_uvicorn_worker(directory, tmp_path, how):
+@pytest.mark.parametrize('how', ['uvicorn', 'gunicorn', 'gunicorn-asgi'])
+def test_zero_code_under_uvicorn_and_gunicorn(directory, tmp_path, how):
     pytest.importorskip('fastapi')
     pytest.importorskip('uvicorn_worker')
+    if how == 'gunicorn-asgi' and importlib.util.find_spec('gunicorn.workers.gasgi') is None:
+        pytest.skip('this gunicorn has no ASGI worker')
     (tmp_path / 'shop.py').write_text(textwrap.dedent(APP))
     port = free_port()
     command = {
         'uvicorn': ['-m', 'uvicorn', 'shop:app', '--port', str(port), '--workers', '2'],
+        'gunicorn-asgi': ['-m', 'gunicorn', '-k', 'asgi', '-b', f'127.0.0.1:{port}', 'shop:app'],
         'gunicorn': ['-m', 'gunicorn', '-k', 'uvicorn_worker.UvicornWorker', '-b', f'127.0.0.1:{port}', 'shop:app'],
     }[how]
     with aggregator(directory):

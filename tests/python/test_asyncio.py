@@ -91,9 +91,13 @@ def wrong(found):
     return found['a']['fb'] + found['b']['fa']
 
 
-# Twenty clients that take turns every third of a millisecond.
+# Twenty clients that take turns every third of a millisecond, in contexts of few and of many variables.
 TURNS = """
+    VARIABLES = [contextvars.ContextVar(f'variable {n}') for n in range(300)]
+
     async def request(kind, function):
+        for variable in random.sample(VARIABLES, random.choice([0, 0, 1, 5, 30, 100])):
+            variable.set(kind)
         with profilomatic.action(kind):
             for _ in range(5):
                 function(0.0003)

@@ -2,6 +2,7 @@
 the other's profile."""
 
 import json
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -18,9 +19,14 @@ def gunicorn(port, *options):
     return [*GUNICORN, '-b', f'127.0.0.1:{port}', *options]
 
 
+def uwsgi(port, *options):
+    return [VENV / 'uwsgi', '--http-socket', f'127.0.0.1:{port}', '--listen', '1024', '--disable-logging', *options]
+
+
 SERVERS = {
     'gunicorn-uvicorn': lambda port: gunicorn(port, '-k', 'uvicorn_worker.UvicornWorker', '-w', '2', 'async_app:asgi'),
     'gunicorn-gevent': lambda port: gunicorn(port, '-k', 'gevent', 'async_app:wsgi'),
+    'uwsgi-gevent': lambda port: uwsgi(port, '--gevent', '2000', '--gevent-monkey-patch', '-w', 'async_app:wsgi'),
     'gunicorn-gthread': lambda port: gunicorn(port, '-k', 'gthread', '--threads', str(CLIENTS), 'async_app:wsgi'),
 }
 #: How many samples may be in the wrong action: none where each request has its thread.
@@ -56,6 +62,8 @@ def workers_say(port, workers):
 def test_a_thousand_requests_at_once_are_told_apart(server, tmp_path):
     port = free_port()
     command = SERVERS[server](port)
+    if not command[0].exists():
+        pytest.skip(f'there is no {command[0].name}')
     profiled = Profiled(tmp_path, command, ['--max-overhead', '50%', '--interval', '0.002', '--max-actions', '0'])
     try:
         wait_for_port(port, profiled.process)
@@ -67,7 +75,7 @@ def test_a_thousand_requests_at_once_are_told_apart(server, tmp_path):
             timeout=120,
         ).stdout
         said = workers_say(port, 2 if '-w' in command else 1)
-        profiled.stop()
+        profiled.stop(signal.SIGINT if server.startswith('uwsgi') else signal.SIGTERM)
     finally:
         profiled.kill()
     report, counts = profiled.report, json.loads(out)
