@@ -6,6 +6,7 @@
 #include "aggregator/admission.h"
 #include "aggregator/budget.h"
 #include "aggregator/history.h"
+#include "aggregator/pace.h"
 #include "shm/rates.h"
 #include "tests/unit/suite.h"
 
@@ -438,6 +439,46 @@ START_TEST(the_last_hour_is_kept_in_pieces_of_ten_seconds)
 }
 END_TEST
 
+/* ---- how often workers are looked at ------------------------------------------------------------------ */
+
+START_TEST(where_looking_is_too_dear_it_is_done_less_often_and_again_only_with_clear_room)
+{
+    struct pace pace = {0};
+    struct pace_facts facts = {.attached = 8, .moved = true, .cycle = true, .own = 0.5};
+    ck_assert_uint_eq(pace_next(&pace, &facts), 100);
+    facts.own = 1.5;
+    ck_assert_uint_eq(pace_next(&pace, &facts), 250);
+    facts.cycle = false; /* the same figure again is no news */
+    ck_assert_uint_eq(pace_next(&pace, &facts), 250);
+    facts.cycle = true;
+    ck_assert_uint_eq(pace_next(&pace, &facts), 500);
+    ck_assert_uint_eq(pace_next(&pace, &facts), 1000);
+    ck_assert_uint_eq(pace_next(&pace, &facts), 1000);
+    facts.own = 0.6; /* what half the pace costs would be too dear */
+    ck_assert_uint_eq(pace_next(&pace, &facts), 1000);
+    facts.own = 0.2;
+    ck_assert_uint_eq(pace_next(&pace, &facts), 500);
+    facts.fill = 0.5; /* lanes that fill come first */
+    ck_assert_uint_eq(pace_next(&pace, &facts), 250);
+}
+END_TEST
+
+START_TEST(a_quiet_pool_is_looked_at_less_often_until_something_moves)
+{
+    struct pace pace = {0};
+    struct pace_facts facts = {.attached = 8};
+    unsigned ms = 0;
+    for (int i = 0; i < 10; i++)
+        ms = pace_next(&pace, &facts);
+    ck_assert_uint_eq(ms, 250);
+    facts.attached = 0;
+    ck_assert_uint_eq(pace_next(&pace, &facts), 1000);
+    facts.attached = 8;
+    facts.moved = true;
+    ck_assert_uint_eq(pace_next(&pace, &facts), 100);
+}
+END_TEST
+
 /* ---- admission --------------------------------------------------------------------------------------- */
 
 static double decoded(uint32_t p)
@@ -624,6 +665,8 @@ int main(void)
     tcase_add_test(cases, an_idle_pool_is_left_as_it_was);
     tcase_add_test(cases, each_change_of_the_limits_is_kept_with_its_reason);
     tcase_add_test(cases, the_last_hour_is_kept_in_pieces_of_ten_seconds);
+    tcase_add_test(cases, where_looking_is_too_dear_it_is_done_less_often_and_again_only_with_clear_room);
+    tcase_add_test(cases, a_quiet_pool_is_looked_at_less_often_until_something_moves);
     tcase_add_test(cases, a_quiet_pool_admits_everything);
     tcase_add_test(cases, without_a_cap_everything_is_admitted);
     tcase_add_test(cases, rare_actions_get_their_share_beside_busy_ones);
