@@ -40,8 +40,11 @@ def _why_not_native() -> Optional[str]:
 
 
 missing = _why_not_native()
-#: The extension, or what has the same face in pure Python.
-_runtime: Any = importlib.import_module(__package__ + ('._runtime' if missing is None else '.fallback'))
+#: The extension, or what has the same face in pure Python; or neither, in a sub-interpreter with a GIL of its own.
+absent = missing is not None and 'loading in subinterpreters' in missing
+_runtime: Any = importlib.import_module(
+    __package__ + ('._runtime' if missing is None else '._absent' if absent else '.fallback')
+)
 
 
 def forbidden() -> bool:
@@ -72,7 +75,7 @@ class Switch:
         self.wanted = False  # profiling was asked for by the environment, not by a destination
         self.on = False
         self.native = missing is None
-        self.reason: Optional[str] = None  # why profiling could not be switched on
+        self.reason: Optional[str] = missing if absent else None  # why profiling could not be switched on
         self.delivery: Optional[Delivery] = None
         self._attached_pid = 0  # the process in which _on_attach has run
         self._attaches_children = False  # with scope 'process', after each fork
@@ -110,6 +113,9 @@ class Switch:
     def turn_on(self) -> None:
         """Switch profiling on here and in every process forked from here. What goes wrong is told, never raised."""
         if self.on or forbidden():
+            return
+        if absent:
+            tell('cannot profile: %s; the application runs on without it' % missing)
             return
         if not self.native and os.environ.get('PROFILOMATIC_IMPLEMENTATION') is None:
             tell('%s: profiling in pure Python, each process for itself' % missing)

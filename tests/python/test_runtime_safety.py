@@ -10,6 +10,7 @@ import itertools
 import json
 import mmap
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -110,6 +111,10 @@ def hurried(served):
     """Workers of the pool 'fast' sample every 100 us for the time of the block, which nobody may ask for: whenever the
     aggregator has said something else (shm/rates.h), that is replaced."""
     path = os.path.join(served, f'{os.geteuid()}-fast', 'rates')
+    with open(os.path.join(PROJECT, 'shm', 'strata.h')) as header:
+        text = header.read()
+    sets, ways = (int(re.search(rf'STRATA_{what} = (\d+),', text).group(1)) for what in ('SETS', 'WAYS'))
+    size = 40 + 4 * (sets * ways + sets) + 4 * sets * ways  # of each of the two sets of limits
     stop = threading.Event()
 
     def hurry():
@@ -119,10 +124,10 @@ def hurried(served):
         with open(path, 'r+b') as file, mmap.mmap(file.fileno(), 0) as page:
             while not stop.wait(0.002):
                 (generation,) = struct.unpack_from('=Q', page, 16)
-                slot = 64 + generation % 2 * 296
+                slot = 64 + generation % 2 * size
                 if struct.unpack_from('=Q', page, slot)[0] != 100_000:
-                    other = 64 + (generation + 1) % 2 * 296
-                    page[other : other + 296] = struct.pack('=Q', 100_000) + page[slot + 8 : slot + 296]
+                    other = 64 + (generation + 1) % 2 * size
+                    page[other : other + size] = struct.pack('=Q', 100_000) + page[slot + 8 : slot + size]
                     page[16:24] = struct.pack('=Q', generation + 1)
 
     thread = threading.Thread(target=hurry)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import hashlib
 import json
 import threading
 import time
@@ -34,6 +33,7 @@ def _ssl_context(request: Dict[str, Any]) -> Any:
 
 def post(request: Dict[str, Any], message: Message) -> None:
     """One message to a server, as `RestDestination` describes it. OSError if it was not taken."""
+    import hashlib
     import urllib.request
 
     data = json.dumps(message).encode() + b'\n'
