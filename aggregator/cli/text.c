@@ -387,9 +387,13 @@ static void print_destination(FILE *out, const json_t *destination)
     const char *error = text(destination, "last_error");
     fprintf(out, "  %s ", text(destination, "kind"));
     print_name(out, text(destination, "target"));
-    fprintf(out, ": %.0f delivered, %.0f failed, %.0f dropped%s", number_or_zero(destination, "delivered"),
-            number_or_zero(destination, "failed"), number_or_zero(destination, "dropped"),
-            *error == '\0' ? "" : "; last error: ");
+    fprintf(out, ": %.0f delivered, %.0f failed, %.0f dropped", number_or_zero(destination, "delivered"),
+            number_or_zero(destination, "failed"), number_or_zero(destination, "dropped"));
+    double waiting = number_or_zero(destination, "waiting"), spooled = number_or_zero(destination, "spooled");
+    if (waiting > 0)
+        fprintf(out, ", %.0f waiting (%.0f of them on disk)", waiting, spooled);
+    if (*error != '\0')
+        fputs("; last error: ", out);
     print_name(out, error);
     putc('\n', out);
 }

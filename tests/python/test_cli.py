@@ -438,6 +438,8 @@ def test_status_shows_workers_overhead_limits_and_destinations(tmp_path):
                         'target': 'https://h/api/data',
                         'delivered': 1,
                         'failed': 2,
+                        'waiting': 5,
+                        'spooled': 4,
                         'last_error': 'HTTP 400',
                     }
                 ],
@@ -457,7 +459,7 @@ def test_status_shows_workers_overhead_limits_and_destinations(tmp_path):
         'PAUSED',
         'by line',
         'https://h/api/data',
-        'HTTP 400',
+        '5 waiting (4 of them on disk); last error: HTTP 400',
         '/cart: 9 ended, 2 profiled; not profiled: 7 lottery\n',
     ):
         assert words in out.stdout

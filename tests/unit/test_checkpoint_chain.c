@@ -169,6 +169,9 @@ static void tell_actions(struct text *text, const struct actions *actions)
             around == ACTIONS_NONE ? 0 : (unsigned long long)actions->action[around].begin.action_serial,
             a->type, a->ended, a->ended ? (unsigned long long)a->ended_round : 0, a->folded, a->samples,
             (unsigned long long)square);
+        for (const struct held_message *m = a->messages.first; m != NULL; m = m->next)
+            say(text, "message of %u/%llu: %llu %u %u %.*s", a->worker, (unsigned long long)m->serial,
+                (unsigned long long)m->time_ns, m->depth, m->flags, (int)m->length, m->text);
     }
     say(text, "samples %u ended %u", actions->samples_used, actions->ended);
 }
@@ -289,6 +292,11 @@ static void act(struct actor *a)
         a->count++;
     } else if (what < 4 && a->count != 0) {
         end_one(a, (int)upto(a->count));
+    } else if (what < 5 && a->count != 0) {
+        char text[32];
+        snprintf(text, sizeof text, "{\"n\":%ld}", upto(1000000));
+        synthetic_message(&a->s, a->open[upto(a->count)], text, strlen(text), (unsigned)upto(3),
+                          (uint32_t)upto(9));
     } else if (what < 9 && a->count != 0) {
         synthetic_sample(&a->s, a->open[upto(a->count)], a->node[upto((long)a->nodes)],
                          (enum sample_state)upto(SAMPLE_STATES), (uint64_t)upto(1000));
