@@ -160,7 +160,7 @@ def test_child_tasks_and_threads_that_work_for_a_task_belong_to_its_action(direc
     found = samples(exported(directory))
     for kind in ('a', 'b'):
         assert found[kind]['child'] + found[kind]['request.<locals>.child'] > 20, found
-        assert found[kind]['_WorkItem.run'] > 60, found
+        assert found[kind]['_worker'] > 60, found
     assert wrong(found) == 0, found
 
 
