@@ -72,7 +72,7 @@ const struct world_scenario world_scenarios[] = {
         .name = "diurnal",
         .tells = "from next to nothing to a full load and back",
         COMMON(10),
-        .cycles = 1200,
+        .cycles = 700,
         .load = diurnal,
         .rate = 30,
         .latency = 0.01,

@@ -6,12 +6,12 @@
 #include "bench/budget_world.h"
 #include "tests/unit/suite.h"
 
-static const unsigned sizes[] = {1, 8, 100, 1000, 10000};
+static const unsigned sizes[] = {1, 8, 100, 10000};
 static const double budgets[] = {0.05, 0.02, 0.005, 0.001};
 enum {
     SIZES = sizeof sizes / sizeof *sizes,
     BUDGETS = sizeof budgets / sizeof *budgets,
-    MANY = 1000, /* workers whose actions are so many that their number is no matter of chance */
+    MANY = 10000, /* workers whose actions are so many that their number is no matter of chance */
 };
 
 static struct world_cycle cycle[WORLD_CYCLES_MOST];
