@@ -63,6 +63,6 @@ def wrap(app: AsgiCallable, name: Optional[str] = None) -> AsgiCallable:
     """
     if not callable(app):
         raise TypeError('an ASGI application is callable, unlike %r' % (app,))
-    if isinstance(app, AsgiApplication) or _runtime is None or forbidden():
+    if isinstance(app, AsgiApplication) or forbidden():
         return app
     return AsgiApplication(app, name)

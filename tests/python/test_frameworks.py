@@ -7,7 +7,7 @@ from wsgiref.validate import validator
 
 import profilomatic
 import pytest
-from _support import needs_native, run
+from _support import aggregator, ask, needs_native, run
 
 pytestmark = pytest.mark.usefixtures('messages')
 
@@ -210,6 +210,36 @@ def test_odd_names_do_no_harm(messages, value):
     status, headers, data = serve(profilomatic.wsgi.wrap(app), environ('/odd'))
     assert (status, data) == ('200 OK', b'x')
     named(messages, dict(headers)['X-Task-UUID'])
+
+
+@needs_native
+def test_names_without_end_are_counted_as_other_and_none_is_lost(tmp_path):
+    script = """
+        import profilomatic
+        profilomatic.configure(source_name='names')
+        profilomatic.add_destination(lambda message: None)
+        @profilomatic.wsgi.wrap
+        def app(env, start_response):
+            env['profilomatic.route'] = env['PATH_INFO']
+            start_response('200 OK', [])
+            return []
+        for n in range(600):
+            for _ in range(2):
+                app({'PATH_INFO': '/page-%s' % ''.join(chr(97 + int(d)) for d in str(n))}, lambda *args: None).close()
+        print('fine')
+        """
+    with aggregator(tmp_path / 'run'):
+        done = run(script, tmp_path / 'run', profiled=False)
+        assert (done.stdout, done.stderr) == ('fine\n', '')
+        deadline, counts = time.monotonic() + 30, {}
+        while time.monotonic() < deadline and sum(counts.values()) < 1200:
+            report = ask(
+                tmp_path / 'run', verb='report', source='names', seconds=None, action=None, limit=9999, stacks=False
+            )
+            counts = {action['action_type']: action['count'] for action in report['actions']}
+            time.sleep(0.05)
+    assert sum(counts.values()) == 1200 and len(counts) == 256
+    assert counts.pop('(other)') == 2 * (600 - 255) and set(counts.values()) == {2}
 
 
 TRACE = '0af7651916cd43dd8448eb211c80319c'
