@@ -20,6 +20,10 @@
  * - forked(): in the child of a fork: drop what is the parent's
  * - still(reads) -> (gathers, pieces, frames): how many copies so many warm reads of the calling thread's own
  *   stack take
+ * - context(variable, rounds, damage): what the variable's value is found to be in the current context
+ * without the C API -> (how often it was this one's, another, unset, unreadable)
+ * - suspended(reference, rounds, damage) -> [(qualname, line)], innermost first, of the coroutine that the
+ * weak reference refers to, as last read; [] if it is not suspended
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -28,9 +32,11 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "runtime/cpython/context.h"
 #include "runtime/cpython/layout.h"
 #include "runtime/cpython/reader.h"
 #include "runtime/kernel_wait.h"
+#include "runtime/cpython/suspended.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
 
@@ -550,6 +556,64 @@ static PyObject *probe_still(PyObject *self, PyObject *args)
                          probe.stack.count);
 }
 
+static PyObject *probe_context(PyObject *self, PyObject *args)
+{
+    (void)self;
+    PyObject *variable, *value = NULL;
+    int rounds;
+    unsigned long long counts[4] = {0};
+    if (!PyArg_ParseTuple(args, "OiI", &variable, &rounds, &probe.damage) || prepare() != 0)
+        return NULL;
+    if (PyContextVar_Get(variable, NULL, &value) != 0 || context_watch(variable, Py_TYPE(variable)) != 0)
+        return NULL;
+    bool entered;
+    const uintptr_t context = context_here(&entered);
+    probe.random = 88172645463325252u;
+    for (int i = 0; i < rounds; i++) {
+        struct context_look look;
+        switch (context_find(&probe.copy, (uintptr_t)PyInterpreterState_Get(), context, &look)) {
+        case CONTEXT_SET:
+            counts[look.value != (uintptr_t)value]++;
+            break;
+        case CONTEXT_UNSET:
+            counts[2]++;
+            break;
+        default:
+            counts[3]++;
+        }
+    }
+    probe.damage = 0;
+    context_unwatch(variable);
+    Py_XDECREF(value);
+    return Py_BuildValue("(KKKK)", counts[0], counts[1], counts[2], counts[3]);
+}
+
+static PyObject *probe_suspended(PyObject *self, PyObject *args)
+{
+    (void)self;
+    PyObject *reference, *list = PyList_New(0);
+    int rounds;
+    bool found = false;
+    if (!PyArg_ParseTuple(args, "OiI", &reference, &rounds, &probe.damage) || prepare() != 0 || list == NULL)
+        return NULL;
+    probe.random = 88172645463325252u;
+    for (int i = 0; i < rounds; i++)
+        found = reader_read_suspended(&probe.copy, (uintptr_t)reference, &probe.stack);
+    probe.damage = 0;
+    for (uint32_t i = 0; found && i < probe.stack.count; i++) {
+        const struct stack_frame *frame = &probe.stack.frame[i];
+        PyObject *one = Py_BuildValue(
+            "(NI)", PyUnicode_DecodeUTF8(frame->code->name, (Py_ssize_t)strlen(frame->code->name), "replace"),
+            code_line(frame->code, frame->instruction));
+        if (one == NULL || PyList_Append(list, one) != 0)
+            Py_CLEAR(list);
+        Py_XDECREF(one);
+        if (list == NULL)
+            return NULL;
+    }
+    return list;
+}
+
 static PyMethodDef methods[] = {
     {"check", probe_check, METH_NOARGS, NULL},
     {"watch", probe_watch, METH_NOARGS, NULL},
@@ -563,6 +627,8 @@ static PyMethodDef methods[] = {
     {"forked", probe_forked, METH_NOARGS, NULL},
     {"still", probe_still, METH_VARARGS, NULL},
     {"reads", probe_reads, METH_NOARGS, NULL},
+    {"context", probe_context, METH_VARARGS, NULL},
+    {"suspended", probe_suspended, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

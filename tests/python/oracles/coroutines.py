@@ -1,6 +1,9 @@
 """Generators and coroutines, whose frames lie apart and come and go with them."""
 
 import asyncio
+import contextvars
+import types
+import weakref
 
 from . import harness
 from .harness import KHZ_1, KHZ_10, REALISTIC, TORN, burn, marks, oracle, sample
@@ -119,3 +122,90 @@ def tasks():
         got.is_true(task_of, (1, 2))
         got.is_complete(0.01)
     loop.close()
+
+
+@oracle
+def contexts():
+    """A variable is found in contexts of any size, and with random words in what is copied nothing crashes."""
+    variables = [contextvars.ContextVar(f'variable {n}') for n in range(500)]
+    for size in (0, 1, 2, 15, 16, 17, 33, 120, 500):
+
+        def inside(size=size):
+            for variable in variables[:size]:
+                variable.set(object())
+            for at, variable in enumerate(variables):
+                assert harness.probe.context(variable, 1, 0) == ((1, 0, 0, 0) if at < size else (0, 0, 1, 0)), (
+                    size,
+                    at,
+                )
+            for much in (30, 300, 1000):
+                assert sum(harness.probe.context(variables[0], 2000, much)) == 2000
+
+        contextvars.Context().run(inside)
+
+
+class Wrapped:
+    def __init__(self, awaited):
+        self.awaited = awaited
+
+    def __await__(self):
+        return self.awaited.__await__()
+
+
+class ByHand:
+    def __init__(self, awaited):
+        self.awaited = awaited
+
+    def __await__(self):
+        yield from self.awaited.__await__()
+
+
+@types.coroutine
+def turn():
+    yield
+
+
+async def waits(depth):
+    if depth == 0:
+        await turn()
+    elif depth % 3 == 0:
+        await Wrapped(waits(depth - 1))
+    elif depth % 3 == 1:
+        await ByHand(waits(depth - 1))
+    else:
+        many = [None] * 40  # so that what is awaited lies far from the frame's head
+        await waits(depth - 1 + len(many) - 40)
+
+
+@oracle
+def suspended():
+    """Of a coroutine that waits every coroutine down to the innermost is read, at its line, and of one that runs or has
+    ended none is."""
+    for depth in (0, 1, 2, 3, 10, 30):
+        coroutine = waits(depth)
+        reference = weakref.ref(coroutine)
+        assert harness.probe.suspended(reference, 1, 0) == [], 'it has not begun'
+        coroutine.send(None)
+        got = harness.probe.suspended(reference, 3, 0)
+        names = [name.rsplit('.', 1)[-1] for name, _ in got]
+        assert names[0] == 'turn' and names[-1] == 'waits', (depth, got)
+        assert names.count('waits') == depth + 1, (depth, got)
+        assert names.count('__await__') == sum(n % 3 == 1 for n in range(1, depth + 1)), (depth, got)
+        assert got[-1][1] == coroutine.cr_frame.f_lineno, (depth, got)
+        for much in (30, 300, 1000):
+            harness.probe.suspended(reference, 2000, much)
+        assert harness.probe.suspended(reference, 1, 0) == got
+        coroutine.close()
+        assert harness.probe.suspended(reference, 1, 0) == []
+        del coroutine
+        assert harness.probe.suspended(reference, 1, 0) == [], 'it has gone'
+
+    async def looks():
+        return harness.probe.suspended(reference, 1, 0)
+
+    running = looks()
+    reference = weakref.ref(running)
+    try:
+        running.send(None)
+    except StopIteration as ended:
+        assert ended.value == [], 'it runs'
