@@ -18,11 +18,45 @@ static int raise_later(void *exception)
     return -1;
 }
 
+/* To profilomatic._guard, which counts it and tells of the first. False if that fails as well. */
+static bool tell_failure(PyObject *where, PyObject *error)
+{
+    PyObject *name = PyObject_GetAttrString(where, "__qualname__");
+    if (name == NULL) {
+        PyErr_Clear();
+        name = PyObject_Repr(where);
+    }
+    PyObject *guard = name != NULL ? PyImport_ImportModule("profilomatic._guard") : NULL;
+    PyObject *result = guard != NULL ? PyObject_CallMethod(guard, "failed", "OO", name, error) : NULL;
+    bool told = result != NULL;
+    if (!told)
+        PyErr_Clear();
+    Py_XDECREF(result);
+    Py_XDECREF(guard);
+    Py_XDECREF(name);
+    return told;
+}
+
+static void report_failure(PyObject *where)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (value == NULL || !tell_failure(where, value)) {
+        PyErr_Restore(type, value, traceback);
+        PyErr_WriteUnraisable(where);
+        return;
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+}
+
 void hook_failed(PyObject *where)
 {
     bool ends = PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit);
     if (where != NULL && !ends) {
-        PyErr_WriteUnraisable(where);
+        report_failure(where);
         return;
     }
     PyObject *type, *value, *traceback;

@@ -111,8 +111,9 @@ PyObject *action_set_current_method(PyObject *module, PyObject *value);
 bool module_attach(struct module_state *state);
 
 /**
- * A callable that we called for ourselves has raised: say so as if in `where`, or drop it (NULL). What a
- * signal handler raised meanwhile to end the program (KeyboardInterrupt, SystemExit) is raised again soon.
+ * A callable that we called for ourselves has raised: count it and tell it once, or drop it (`where` NULL).
+ * What a signal handler raised meanwhile to end the program (KeyboardInterrupt, SystemExit) is raised again
+ * soon.
  */
 void hook_failed(PyObject *where);
 

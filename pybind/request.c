@@ -74,9 +74,9 @@ static PyObject *called_template(struct request *self)
         return NULL;
     PyObject *template = Py_NewRef(self->state->template); /* it may replace itself */
     PyObject *found = PyObject_CallOneArg(template, self->environ);
-    Py_DECREF(template);
     if (found == NULL)
-        hook_failed(NULL);
+        hook_failed(template);
+    Py_DECREF(template);
     return found;
 }
 

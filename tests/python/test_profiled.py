@@ -467,6 +467,38 @@ def test_a_bug_in_a_hook_is_counted_told_once_and_the_call_goes_on(monkeypatch, 
 
 
 @needs_native
+def test_what_the_extension_calls_may_fail_too(monkeypatch, capfd):
+    """Counted and told once as well: the route's name, and what is noted of a profiled action."""
+    runtime = profilomatic._switch._runtime
+
+    def template(environ):
+        raise SystemError('planted template')
+
+    def noter(action):
+        raise SystemError('planted noter')
+
+    monkeypatch.setattr(_guard, 'failures', {})
+    wrapped = profilomatic.wsgi.wrap(lambda environ, start_response: [b'x'])
+    try:
+        runtime.set_template(template)
+        for _ in range(3):
+            body = wrapped({'PATH_INFO': '/'}, None)
+            assert list(body) == [b'x']
+            body.close()
+        runtime.set_template(None)
+        runtime.set_noter(noter)
+        for _ in range(3):
+            with profilomatic.action('noted'):
+                pass
+    finally:
+        runtime.set_template(None)
+        runtime.set_noter(profilomatic._trace.note)
+    assert {name.rsplit('.', 1)[1]: count for name, count in _guard.failures.items()} == {'template': 3, 'noter': 3}
+    told = capfd.readouterr().err
+    assert told.count('planted template') == 1 and told.count('planted noter') == 1
+
+
+@needs_native
 def test_the_garbage_collector_may_end_actions_in_the_middle_of_a_change_to_the_context(tmp_path):
     """Up to CPython 3.11 a collection may start inside ContextVar.set(), which would not survive another set() there.
     Here one is started at each allocation of such a call in turn, and what it frees is a response that was never
