@@ -146,6 +146,7 @@ class Profiled:
         environ = dict(os.environ, **(env or {}))
         environ.pop('PYTHONPATH', None)
         environ.update(env or {})
+        environ.setdefault('PROFILOMATIC_SPOOL', str(tmp_path / 'spool'))
         with open(self.stderr_path, 'wb') as err, open(self.stdout_path, 'wb') as out:
             self.process = subprocess.Popen(
                 full, stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd, env=environ
