@@ -35,10 +35,13 @@ static const char *utf8(PyObject *text, size_t *length)
 {
     Py_ssize_t bytes = 0;
     const char *found = text != NULL && PyUnicode_Check(text) ? PyUnicode_AsUTF8AndSize(text, &bytes) : NULL;
-    if (found == NULL)
-        PyErr_Clear(); /* a lone surrogate */
+    if (found == NULL) { /* a lone surrogate; from 3.13 on the length is -1 then */
+        PyErr_Clear();
+        found = "";
+        bytes = 0;
+    }
     *length = (size_t)bytes;
-    return found != NULL ? found : "";
+    return found;
 }
 
 static bool is_header(PyObject *name, const char *wanted, size_t length)

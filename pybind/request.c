@@ -283,6 +283,7 @@ struct request *request_begin(struct module_state *state, PyObject *module, PyOb
     if (hint == NULL) {
         PyErr_Clear();
         hint = request->path;
+        length = (Py_ssize_t)request->path_length;
     }
     action_object_begin(request->action, hint, (size_t)length, name != NULL);
     PyObject *uuid = request->action->action.open ? action_object_uuid(request->action) : NULL;

@@ -168,7 +168,7 @@ def test_actions_of_any_length_get_their_true_share_of_wall_and_cpu(directory):
     for name in wall:
         kind, length = name.split(':')
         row = rows[name]
-        assert row['count'] == row['profiled'] == count[name]
+        assert row['count'] == row['profiled'] == count[name], row
         mean = wall[name] / count[name] / 0.01
         each = {
             'samples': row['samples'],

@@ -32,6 +32,13 @@ def call(body_or_app, headers=(), **environ):
     return profilomatic.wsgi.wrap(app)(dict({'PATH_INFO': '/'}, **environ), lambda status, headers, exc_info=None: None)
 
 
+def test_a_name_that_is_no_utf8_harms_nobody():
+    app = profilomatic.wsgi.wrap(lambda env, start_response: [b'a'], name='\ud800')
+    body = app({'PATH_INFO': '/'}, lambda status, headers, exc_info=None: None)
+    assert list(body) == [b'a']
+    body.close()
+
+
 def test_a_body_without_a_length_has_none():
     body = call(x for x in [b'a'])
     assert not hasattr(body, '__len__') and body, 'waitress looks for __len__, others for truth'
