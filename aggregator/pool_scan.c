@@ -35,10 +35,10 @@ static bool is_known_file(struct pool *pool, const char *name)
     return false;
 }
 
-/* Want of descriptors or memory passes: such a file is looked at again. */
+/* Want of descriptors or memory passes, and so does being read-only: such a file is looked at again. */
 static bool passes(int rc)
 {
-    return rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM || rc == -EINTR;
+    return rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM || rc == -EINTR || rc == -EROFS;
 }
 
 static void refuse(struct pool *pool, const char *name, int rc)
