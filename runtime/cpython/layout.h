@@ -21,6 +21,7 @@
  * - FRAMES_FORGET_CODE: defined where a frame that returns drops its code, so that one that was the leaf a
  * moment ago is known by its instruction only
  * - BASE_FRAME: where in the thread state every stack ends; defined from 3.15 on
+ * - AWAITED_BELOW_TOP: words above what a suspended frame awaits on its stack; 1 from 3.15 on
  * - LEAF_THROUGH_CFRAME: 1 where tstate->cframe->current_frame is the leaf, 0 where tstate->current_frame is
  *
  * Copied structures are cast from bytes that are 8-aligned; of a frame only the fields before its locals are

@@ -5,6 +5,9 @@
 
 #include "runtime/cpython/reader_3_14.h"
 
+/* An iterator has an index, or nothing, above it on the stack. */
+#define AWAITED_BELOW_TOP 1
+
 #define BASE_FRAME offsetof(_PyThreadStateImpl, base_frame)
 
 #endif

@@ -54,11 +54,15 @@ enum {
     WAITING_BYTES = LOCALS_AT + WORDS_BEHIND * (int)sizeof(uintptr_t),
 };
 
-/* Address of the topmost value on the frame's stack; 0: there is none. */
+#ifndef AWAITED_BELOW_TOP
+#define AWAITED_BELOW_TOP 0
+#endif
+
+/* Address of what is awaited, the topmost value on the frame's stack or the one below; 0: there is none. */
 static uintptr_t top_of_stack(const _PyInterpreterFrame *frame, uintptr_t locals)
 {
 #ifdef FRAMES_FORGET_CODE /* 3.14 on */
-    uintptr_t top = (uintptr_t)frame->stackpointer;
+    uintptr_t top = (uintptr_t)frame->stackpointer - AWAITED_BELOW_TOP * sizeof(uintptr_t);
     return top > locals ? top - sizeof(uintptr_t) : 0;
 #else
     return frame->stacktop > 0 ? locals + (uintptr_t)(frame->stacktop - 1) * sizeof(uintptr_t) : 0;
