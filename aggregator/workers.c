@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -111,6 +112,14 @@ static uint64_t hash_of(const uint8_t uuid[16])
     return half[0] ^ (half[1] * UINT64_C(0x9e3779b97f4a7c15));
 }
 
+/* The last descriptors are for checkpoints, without which no worker that has ended gives back its own. */
+static bool is_spare(int fd)
+{
+    enum { SPARE = 8 };
+    struct rlimit limit;
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 && (rlim_t)fd + SPARE >= limit.rlim_cur;
+}
+
 int worker_open(struct worker **out, const char *path, uid_t uid, uint32_t number)
 {
     struct worker *worker = calloc(1, sizeof *worker);
@@ -121,7 +130,9 @@ int worker_open(struct worker **out, const char *path, uid_t uid, uint32_t numbe
     snprintf(worker->path, sizeof worker->path, "%s", path);
     worker->fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     uint64_t bytes = 0;
-    int rc = worker->fd < 0 ? fault(errno, "cannot open") : check_file(worker->fd, uid, &bytes);
+    int rc = worker->fd < 0         ? fault(errno, "cannot open")
+             : is_spare(worker->fd) ? fault(EMFILE, "cannot open")
+                                    : check_file(worker->fd, uid, &bytes);
     if (rc == 0 &&
         pread(worker->fd, &worker->header, sizeof worker->header, 0) != (ssize_t)sizeof worker->header)
         rc = fault(EPROTO, "cannot read its header");
