@@ -121,7 +121,7 @@ def test_signals_reach_the_server_and_a_reload_keeps_counting(tmp_path):
         if profiled.process.poll() is None:
             profiled.kill()
     total = first['answered']['/fast'] + second['answered']['/fast']
-    assert action(profiled.report, '/fast')['count'] + profiled.report['uncounted'] == total
+    assert action(profiled.report, '/fast')['count'] == total
     assert profiled.report['workers'] > 4, 'old workers and new ones'
 
 

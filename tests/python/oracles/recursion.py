@@ -137,5 +137,4 @@ def chunk_churn():
 
     got = sample(run, 8000)
     got.is_possible([('run', *['shallow'] * n, 'burn') for n in range(61, 199, 3)], 0.005)
-    # In 3.10 each of the 60 to 200 frames is a piece of its own, and all of them change meanwhile.
-    got.is_complete(0.15 if sys.version_info < (3, 11) else 0.05)
+    got.is_complete(0.05)
