@@ -203,7 +203,7 @@ def test_actions_of_any_length_get_their_true_share_of_wall_and_cpu(directory):
 
 
 KNOWN_STATES = """
-    zeros = mmap.mmap(-1, 1 << 29, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
+    zeros = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
     here, there = socket.socketpair()
     over = threading.Event()
 
@@ -273,7 +273,8 @@ def test_what_a_thread_was_doing_is_told(directory, interval, kernel):
         if kernel == 'hides' and state == 'gil_wait':
             least = 0.2  # a waiter that has to wait for a core too does not wake every 5 ms
         assert parts[state] + (parts['runnable'] if state != 'blocked' else 0) > least, (name, parts)
-        assert row['samples'] > 20
+        # One an interval, however fast the machine is at what is called; too few cores lose some.
+        assert row['samples'] > 0.5 * row['wall'] / interval, (name, row['wall'], row['samples'])
 
 
 # ---- many threads
