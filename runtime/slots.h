@@ -31,7 +31,6 @@ struct slot_facts {
     uint64_t context;  /* the hint: in this context … */
     uint64_t serial;   /* … this profiled action was the innermost one; 0: none was, or it is not known */
     uint32_t shared;   /* actions take turns on the thread: its CPU clock is not that of one of them */
-    uint32_t entered; /* the context was entered, as those of tasks are; it can be on other threads as well */
 };
 _Static_assert(sizeof(struct slot_facts) % 8 == 0, "whole words");
 

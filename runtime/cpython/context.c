@@ -152,7 +152,6 @@ static enum context_answer find_variable(struct copy *copy, uintptr_t context, u
         (uintptr_t)head.ctx_vars % sizeof(void *) != 0 ||
         !copy_piece(copy, (uintptr_t)head.ctx_vars, &trie, sizeof trie))
         return CONTEXT_UNREADABLE;
-    out->entered = head.ctx_entered != 0;
     return find_in_trie(copy, (uintptr_t)trie.h_root, variable, hash, &out->value);
 }
 
@@ -172,10 +171,26 @@ enum context_answer context_find(struct copy *copy, uintptr_t interpreter, uintp
     return CONTEXT_UNSET;
 }
 
+/*
+ * Is it what the thread runs in from its beginning to its end? There is nothing around that one. Nor is there
+ * around a task's on a thread that was not made by threading.Thread and has not needed a context so far, but
+ * there a loop runs.
+ */
+static bool is_threads_own(const PyThreadState *tstate, const PyContext *context)
+{
+#ifdef RUNNING_LOOP
+    return context->ctx_prev == NULL && word_at((const uint8_t *)tstate + RUNNING_LOOP) == 0;
+#else
+    (void)tstate, (void)context;
+    return false;
+#endif
+}
+
 uintptr_t context_here(bool *entered)
 {
-    const PyContext *context = (const PyContext *)PyThreadState_Get()->context;
-    *entered = context != NULL && context->ctx_entered != 0;
+    const PyThreadState *tstate = PyThreadState_Get();
+    const PyContext *context = (const PyContext *)tstate->context;
+    *entered = context != NULL && context->ctx_entered != 0 && !is_threads_own(tstate, context);
     return (uintptr_t)context;
 }
 
@@ -192,8 +207,8 @@ static int compare(struct copy *copy, PyObject *variable, int set)
         return fault(EPROTO, "a ContextVar cannot be read");
     enum context_answer answer =
         find_variable(copy, context_here(&entered), (uintptr_t)variable, path_of(hash), &look);
-    bool same = value != NULL ? answer == CONTEXT_SET && look.value == (uintptr_t)value && entered
-                              : answer == CONTEXT_UNSET && look.entered;
+    bool same =
+        value != NULL ? answer == CONTEXT_SET && look.value == (uintptr_t)value : answer == CONTEXT_UNSET;
     Py_XDECREF(value);
     return same ? 0 : fault(EPROTO, "a ContextVar is not found among %d others", set);
 }

@@ -27,7 +27,6 @@ enum context_answer {
 struct context_look {
     uintptr_t value; /* address of the object that the variable is set to */
     uintptr_t type;  /* of the objects that matter, as context_watch was told */
-    bool entered;    /* by Context.run(), as each step of a task is; not the thread's or the greenlet's own */
 };
 
 /**
@@ -47,7 +46,11 @@ void context_unwatch(void *variable);
 enum context_answer context_find(struct copy *copy, uintptr_t interpreter, uintptr_t context,
                                  struct context_look *out);
 
-/** The calling thread's current context (0: none yet), and whether it was entered. GIL held. A few ns. */
+/**
+ * The calling thread's current context (0: none yet). `*entered`: by Context.run(), as each step of a task
+ * is; it is not the thread's or the greenlet's own, which since 3.14 a thread enters as well, before all
+ * else. GIL held. A few ns.
+ */
 uintptr_t context_here(bool *entered);
 
 /**

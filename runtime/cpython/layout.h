@@ -22,6 +22,8 @@
  * moment ago is known by its instruction only
  * - BASE_FRAME: where in the thread state every stack ends; defined from 3.15 on
  * - AWAITED_BELOW_TOP: words above what a suspended frame awaits on its stack; 1 from 3.15 on
+ * - RUNNING_LOOP: where a thread state notes the loop that runs on its thread; defined from 3.14 on, where
+ * threading.Thread runs in a context that it entered
  * - LEAF_THROUGH_CFRAME: 1 where tstate->cframe->current_frame is the leaf, 0 where tstate->current_frame is
  *
  * Copied structures are cast from bytes that are 8-aligned; of a frame only the fields before its locals are

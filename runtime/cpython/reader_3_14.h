@@ -8,6 +8,7 @@
 
 #define LEAF_THROUGH_CFRAME 0
 #define FRAMES_FORGET_CODE 1
+#define RUNNING_LOOP offsetof(_PyThreadStateImpl, asyncio_running_loop)
 
 /* The low bits of a _PyStackRef say who counts the reference. */
 static inline uintptr_t frame_executable(const _PyInterpreterFrame *frame)

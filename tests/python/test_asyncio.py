@@ -192,6 +192,38 @@ def test_thread_pools_work_for_the_action_that_asked(directory):
     assert wrong(found) == 0, found
 
 
+def test_a_task_does_not_have_its_thread_to_itself_whoever_made_the_thread(directory):
+    """Also where nothing has made a context for the thread, so that the task's is the outermost one there."""
+    run(
+        """
+        import _thread
+
+        async def waits(kind):
+            with profilomatic.action(kind):
+                await asyncio.sleep(0.3)
+
+        async def works():
+            until = time.thread_time() + 0.3
+            while time.thread_time() < until:
+                spin(0.005)
+                await asyncio.sleep(0)
+
+        async def main(kind):
+            await asyncio.gather(waits(kind), works())
+
+        loops = [asyncio.new_event_loop() for _ in range(2)]
+        _thread.start_new_thread(loops[0].run_forever, ())
+        threading.Thread(target=loops[1].run_forever, daemon=True).start()
+        for kind, loop in zip('ab', loops):
+            asyncio.run_coroutine_threadsafe(main(kind), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+        """,
+        directory,
+    )
+    cpu = {row['action_type']: row['cpu'] for row in exported(directory)['actions']}
+    assert cpu['a'] == cpu['b'] == 0, cpu
+
+
 GREENLETS = """
     KIND = '{kind}'
     if KIND == 'gevent':
