@@ -88,12 +88,17 @@ static void skip_ended_parents(struct action_object *self)
     }
 }
 
-static void set_current(struct module_state *state, PyObject *value)
+/* False where the context stays as it is: in what a finalizer does, which may have interrupted a change to
+ * it. */
+static bool set_current(struct module_state *state, PyObject *value)
 {
+    if (collector_may_interrupt())
+        return false;
     PyObject *token = PyContextVar_Set(state->current, value);
     if (token == NULL)
         PyErr_Clear();
     Py_XDECREF(token);
+    return token != NULL;
 }
 
 struct action_object *action_object_new(struct module_state *state, PyObject *module, PyObject *name,
@@ -148,10 +153,11 @@ void action_object_begin(struct action_object *self, const char *hint, size_t le
         return;
     if (parent != NULL || !given)
         Py_CLEAR(self->uuid_text);
-    set_current(self->state, (PyObject *)self);
-    self->entered = true;
-    action_is_current(&self->action);
-    task_enter(self);
+    self->entered = set_current(self->state, (PyObject *)self);
+    if (self->entered) {
+        action_is_current(&self->action);
+        task_enter(self);
+    }
     if (self->action.serial != 0 && self->state->noter != NULL)
         call_noter(self);
 }
@@ -188,10 +194,7 @@ void action_object_end(struct action_object *self, const char *name, size_t leng
     task_leave(self);
     bool message =
         action_end(&self->action, name, length, error, self->parent != NULL ? &self->parent->action : NULL);
-    bool interrupts = collector_may_interrupt();
-    bool resets = self->entered && !interrupts; /* an ended action that stays current is looked past */
-    self->entered = false;
-    if (resets) {
+    if (self->entered) { /* an ended action that stays current is looked past */
         PyObject *current = NULL;
         if (PyContextVar_Get(self->state->current, NULL, &current) != 0)
             PyErr_Clear();
@@ -199,7 +202,8 @@ void action_object_end(struct action_object *self, const char *name, size_t leng
             set_current(self->state, self->parent != NULL ? (PyObject *)self->parent : Py_None);
         Py_XDECREF(current);
     }
-    if (message && self->state->pump != NULL && !interrupts)
+    self->entered = false;
+    if (message && self->state->pump != NULL && !collector_may_interrupt())
         call_pump(self->state);
     PyErr_Restore(type, value, traceback);
 }
@@ -413,7 +417,8 @@ PyObject *action_text_most_method(PyObject *module, PyObject *unused)
 
 void action_make_current(struct module_state *state, PyObject *action)
 {
-    set_current(state, action);
+    if (!set_current(state, action))
+        return;
     action_is_current(Py_TYPE(action) == state->action_type ? &((struct action_object *)action)->action
                                                             : NULL);
 }

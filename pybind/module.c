@@ -5,7 +5,6 @@
 #include <stdlib.h>
 
 #include "runtime/cpython/context.h"
-#include "runtime/cpython/collector.h"
 #include "runtime/first_thread.h"
 #include "runtime/stacks.h"
 #include "runtime/worker.h"
@@ -303,11 +302,6 @@ static PyObject *set_noter(PyObject *module, PyObject *value)
     return set_callable(&((struct module_state *)PyModule_GetState(module))->noter, value, "set_noter");
 }
 
-static PyObject *collecting(PyObject *module, PyObject *unused)
-{
-    return PyBool_FromLong(collector_may_interrupt());
-}
-
 static PyObject *default_directory(PyObject *module, PyObject *unused)
 {
     char path[DIRECTORY_PATH_MAX];
@@ -382,9 +376,6 @@ static PyMethodDef functions[] = {
      "action ended."},
     {"set_noter", set_noter, METH_O,
      "set_noter($module, callable, /)\n--\n\ncallable(action) runs right after a profiled action began."},
-    {"collecting", collecting, METH_NOARGS,
-     "collecting($module, /)\n--\n\nTrue while the context must not be changed, since the garbage collector "
-     "may have interrupted such a change."},
     {"directory_default", default_directory, METH_NOARGS,
      "directory_default($module, /)\n--\n\nThe runtime directory."},
     {"only_ours_are_left", left_only_ours, METH_NOARGS,

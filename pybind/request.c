@@ -157,6 +157,8 @@ static PyObject *with_task_uuid(struct request *self, PyObject *headers)
 static PyObject *call_request(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     struct request *self = (struct request *)object;
+    if (self->start_response == NULL) /* the garbage collector has taken us apart */
+        return PyErr_Format(PyExc_RuntimeError, "the server's start_response has gone");
     struct meter_mark mark = meter_enter(&worker.meter);
     PyObject *headers = NULL, *replaced = NULL;
     if (PyTuple_GET_SIZE(args) >= 2) {

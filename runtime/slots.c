@@ -13,10 +13,17 @@ static uint64_t last_version, last_ticket; /* even; not reset by a fork */
 /* The calling thread's own slot, if that is still its. */
 static __thread struct slot_use own;
 
+/* The version of the slot that `use` is a share in; 0 if it has been given or taken back. */
+static uint64_t version_in_use(const struct slot_use *use)
+{
+    if (use->slot == NO_SLOT || use->ticket == 0 || slots.slot[use->slot].ticket != use->ticket)
+        return 0;
+    return slot_version((uint32_t)use->slot);
+}
+
 static bool is_in_use(const struct slot_use *use)
 {
-    return use->slot != NO_SLOT && use->ticket != 0 && slots.slot[use->slot].ticket == use->ticket &&
-           slot_version((uint32_t)use->slot) != 0;
+    return version_in_use(use) != 0;
 }
 
 /* ---- reading and changing facts ------------------------------------------------------------------------ */
@@ -129,14 +136,14 @@ bool slot_enter(struct slot_use *use, int32_t tid, uint64_t begin_ns, const stru
 
 void slot_hint(uint64_t serial, bool takes_turns)
 {
-    if (!is_in_use(&own)) {
+    const uint64_t version = version_in_use(&own);
+    if (version == 0) {
         if (serial != 0)
             atomic_store_explicit(&slots.carried, 1, memory_order_relaxed);
         return;
     }
     struct slot_facts facts;
     bool entered;
-    uint64_t version = slot_version((uint32_t)own.slot);
     load_facts(own.slot, &facts);
     facts.context = context_here(&entered);
     facts.serial = serial;
@@ -159,15 +166,15 @@ static void free_slot(int i)
 void slot_leave(struct slot_use *use, uint64_t serial, uint64_t outer)
 {
     const struct slot_use left = *use;
+    const uint64_t version = version_in_use(use);
     *use = SLOT_UNUSED;
-    if (!is_in_use(&left))
+    if (version == 0)
         return;
     if (left.keeps && --slots.slot[left.slot].users == 0) {
         free_slot(left.slot); /* also when an inner action was left open */
         return;
     }
     struct slot_facts facts;
-    uint64_t version = slot_version((uint32_t)left.slot);
     load_facts(left.slot, &facts);
     if (facts.serial != serial)
         return;

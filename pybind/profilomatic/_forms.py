@@ -41,17 +41,14 @@ class _Steps:
     iterates over two generators in turn would be inside both. Actions that the generator has open at a ``yield`` leave
     and come back with it."""
 
-    __slots__ = ('_begin', '_handle', '_inside', '_outside', '_passive')
+    __slots__ = ('_begin', '_handle', '_inside', '_outside')
 
     def __init__(self, name: str, task_uuid: Optional[str], fields: _Fields) -> None:
         self._begin = (name, task_uuid, fields)
         self._handle: Any = None
         self._inside: Any = None
-        self._passive = False
 
     def __enter__(self) -> None:
-        if self._passive:
-            return
         try:
             if self._handle is None:
                 self._outside = _runtime.current()
@@ -62,22 +59,12 @@ class _Steps:
             failed('a step of a profiled generator', error)
 
     def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
-        if self._passive:
-            return
         try:
             self._inside = _runtime.set_current(self._outside)
             if kind is not None:
                 self.end(not issubclass(kind, (StopIteration, StopAsyncIteration, GeneratorExit)))
         except Exception as error:
             failed('a step of a profiled generator', error)
-
-    def closing(self) -> _Steps:
-        """For the step of a close(). The garbage collector may be who closes, and must not change the context."""
-        try:
-            self._passive = _runtime.collecting()
-        except Exception as error:
-            failed('a step of a profiled generator', error)
-        return self
 
     def end(self, error: bool = False) -> None:
         """End the action; twice is harmless."""
@@ -124,7 +111,7 @@ def _generator(function: Callable[..., Any], *how: Any) -> Callable[..., Any]:
                 value = yield item
                 step = generator.send
             except GeneratorExit:
-                with steps.closing():
+                with steps:
                     generator.close()
                 steps.end()
                 raise
@@ -152,7 +139,7 @@ def _async_generator(function: Callable[..., Any], *how: Any) -> Callable[..., A
                 value = yield item
                 step = generator.asend
             except GeneratorExit:
-                with steps.closing():
+                with steps:
                     await generator.aclose()
                 steps.end()
                 raise

@@ -222,15 +222,59 @@ def test_a_parked_sampler_costs_nothing_and_wakes_for_the_next_action():
                     time.sleep(0.01)
             assert engine.samples >= before + 3
             deadline = time.monotonic() + 30
-            while engine._armed.is_set() and time.monotonic() < deadline:
+            while not engine.parked and time.monotonic() < deadline:
                 time.sleep(0.01)
-            assert not engine._armed.is_set()
+            assert engine.parked
         print('fine')
     """)
     assert (done.stdout, done.stderr) == ('fine\n', '')
 
 
 # ---- the call tree
+
+
+def test_a_finalizer_may_make_actions_wherever_it_interrupts_one():
+    """A collection at every few allocations, whose finalizers begin and end profiled actions: in the middle of what
+    begins and ends count, of the waking of the sampler and of the handing over of messages."""
+    done = python("""
+        import gc, profilomatic, threading, time
+        from profilomatic.fallback import engine
+        profilomatic.configure(max_actions_per_run=0, max_overhead=1.0)
+        profilomatic.add_destination(lambda message: None)
+        class Cycle:
+            def __init__(self):
+                self.itself = self
+            def __del__(self):
+                with profilomatic.action('late'):
+                    pass
+        def work():
+            gc.set_threshold(1, 1, 1)
+            for turn in range(1000):
+                with profilomatic.action('type %d' % (turn % 40)):
+                    Cycle()
+            gc.set_threshold(700, 10, 10)
+            gc.collect()
+        thread = threading.Thread(target=work, daemon=True)  # else one that waits for itself would never let go of us
+        thread.start()
+        thread.join(50)
+        counted = engine.totals
+        print(thread.is_alive(), counted['late'][0], sum(counted['type %d' % turn][0] for turn in range(40)))
+    """)
+    assert (done.stdout, done.stderr) == ('False 1000 1000\n', '')
+
+
+def test_a_request_whose_action_cannot_be_ended_is_answered_all_the_same(monkeypatch, capfd):
+    from profilomatic.fallback import asgi
+
+    def fail(action, name, error):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(actions.Action, 'on_begin', staticmethod(lambda action, hint: True))
+    monkeypatch.setattr(actions.Action, 'on_end', staticmethod(fail))
+    request = asgi.asgi_begin({'type': 'http', 'path': '/x', 'headers': []}, lambda message: 'sent', None)
+    assert request({'type': 'http.response.start', 'status': 200, 'headers': []}) == 'sent'
+    request.end(False)
+    actions.set_current(None)
 
 
 def test_a_tree_has_events_at_their_places_and_the_measured_time():

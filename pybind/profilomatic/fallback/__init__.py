@@ -79,11 +79,6 @@ def set_noter(callable: Optional[Callable[[Action], object]]) -> None:
     actions.noter = callable
 
 
-def collecting() -> bool:
-    """Whether the garbage collector is at work cannot be told from here."""
-    return False
-
-
 def directory_default() -> str:
     """There is no runtime directory."""
     return ''
@@ -97,7 +92,6 @@ __all__ = [
     'attach',
     'carried_context',
     'carry',
-    'collecting',
     'current',
     'current_task_uuid',
     'directory_default',
@@ -105,7 +99,6 @@ __all__ = [
     'enable',
     'enabled',
     'flush',
-    'longest_text',
     'longest_text',
     'serve',
     'set_current',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -28,8 +29,22 @@ _of_task: MutableMapping[Any, weakref.ref[Action]] = weakref.WeakKeyDictionary()
 _loops: Dict[int, Any] = {}  # the loop that was seen to run in a thread
 
 
+_collecting = 0  # the thread on which the garbage collector is at work; 0: none
+
 #: Told of a profiled action right after its begin; or None.
 noter: Optional[Callable[[Action], object]] = None
+
+
+def watch_collector() -> None:
+    """Up to CPython 3.11 a collection may start in the middle of ContextVar.set(), which does not survive that another
+    variable is set meanwhile; so it has to be known when one goes on."""
+    if sys.implementation.name == 'cpython' and sys.version_info < (3, 12) and _note_collection not in gc.callbacks:
+        gc.callbacks.append(_note_collection)
+
+
+def _note_collection(phase: str, info: Dict[str, int]) -> None:
+    global _collecting
+    _collecting = threading.get_ident() if phase == 'start' else 0
 
 
 def make_uuid() -> str:
@@ -175,10 +190,13 @@ def current() -> Optional[Action]:
 
 
 def set_current(action: Optional[Action]) -> Optional[Action]:
-    """Make an action (or None) this context's current one; returns the former one, to be put back."""
+    """Make an action (or None) this context's current one; returns the former one, to be put back. What a finalizer
+    does leaves the context as it is."""
     if action is not None and not isinstance(action, Action):
         raise TypeError('set_current takes an Action or None, not %.100s' % type(action).__name__)
     former = _current.get()
+    if _collecting == threading.get_ident():
+        return former
     _current.set(action)
     task = _running_task()
     if task is not None:
@@ -222,11 +240,11 @@ def _put(where: MutableMapping[Any, Any], key: Any, value: Any) -> None:
 
 
 def _running_task() -> Any:
-    asyncio = sys.modules.get('asyncio')
-    loop = asyncio._get_running_loop() if asyncio is not None else None
+    asyncio: Any = sys.modules.get('asyncio')
+    running = getattr(asyncio, '_get_running_loop', None)  # not while it is being imported
+    loop = running() if running is not None else None
     if loop is None:
         return None
-    assert asyncio is not None
     _loops[threading.get_ident()] = loop
     return asyncio.current_task(loop)
 

@@ -82,7 +82,10 @@ class AsgiRequest:
             name = name or self._route()
         except Exception as error:
             failed('the name of a route', error)
-        self.action.end_as(name or self._path, self._error)
+        try:
+            self.action.end_as(name or self._path, self._error)
+        except Exception as error:
+            failed('the end of a request', error)
 
 
 def asgi_begin(scope: Any, send: Any, name: Optional[str]) -> Optional[AsgiRequest]:

@@ -9,8 +9,10 @@ import threading
 import time
 from typing import Any, Dict, List, Optional
 
+from .._guard import failed
 from . import budget
-from .actions import Action, forget, inside, make_uuid
+from .actions import Action, forget, inside, make_uuid, watch_collector
+from .bell import Bell
 from .outlet import Outlet
 from .stacks import Stacks, unreadable
 from .tree import Event, Sample, children, instant
@@ -59,8 +61,10 @@ class Engine:
         self.limits = budget.Limits()
         self._open = 0  # profiled roots
         self._thread: Optional[threading.Thread] = None
-        self._armed = threading.Event()
-        self._lock = threading.Lock()  # of what begins and ends count together
+        self.parked = False  # the sampler's thread waits for an action to be profiled
+        self._armed = Bell()
+        # Of what begins and ends count together. A finalizer may do so as well, in the middle of it.
+        self._lock = threading.RLock()
         now = time.perf_counter()
         self._cycle_began = now
         self._demand = self._last_demand = self._used = 0
@@ -174,17 +178,20 @@ class Engine:
         if self._thread is None or not self._thread.is_alive():
             self.stacks.note_roots()
             self._thread = threading.Thread(target=self._sample_for_ever, name='pom-sampler', daemon=True)
-            self._thread.start()
-        self._armed.set()
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # there is no thread to be had: actions are counted and timed all the same
+                failed("the start of the sampler's thread", error)
+        self._armed.ring()
 
     def _sample_for_ever(self) -> None:
         thread = self._thread
         left = 0.0  # of the interval in hand, after its tick
         while self._thread is thread:
-            if not self._open:
-                self._armed.clear()
-                if not self._open:  # one that came between the two has set it again
-                    self._armed.wait()
+            while not self._open:
+                self.parked = True
+                self._armed.wait()
+            self.parked = False
             interval = self.interval * self.limits.stretch
             offset = random.random() * interval  # one tick in each interval, at any moment of it
             time.sleep(left + offset)
@@ -281,4 +288,5 @@ class Engine:
         Action.on_tell = staticmethod(self.tell)
         if not self._exits:
             self._exits = True
+            watch_collector()
             atexit.register(self.outlet.flush)

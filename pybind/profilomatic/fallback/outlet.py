@@ -8,8 +8,10 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional
 
+from .._guard import failed
 from .._tell import tell
 from ..delivery import threads_run
+from .bell import Bell
 
 WAITING_MOST = 1000  # messages; newer ones are dropped and counted
 FLUSH_SECONDS = 2.0
@@ -69,7 +71,7 @@ class Outlet:
         """After a fork: what waits is the parent's to deliver, and its thread is not here."""
         self._waiting: Deque[Message] = collections.deque()
         self._thread: Optional[threading.Thread] = None
-        self._wake = threading.Event()
+        self._wake = Bell()
         self._busy = False
 
     def put(self, message: Message) -> None:
@@ -80,12 +82,16 @@ class Outlet:
             return
         self._waiting.append(message)
         if not threads_run():
-            self._hand_over()
+            if not self._busy:  # else who is at it, perhaps further out on this very thread, hands it over too
+                self._hand_over()
             return
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._serve, name='pom-deliver', daemon=True)
-            self._thread.start()
-        self._wake.set()
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # there is no thread to be had; another message may find one
+                failed('the start of the thread that delivers', error)
+        self._wake.ring()
 
     def flush(self, timeout: float = FLUSH_SECONDS) -> bool:
         """Wait until everything was handed over; False if that took longer than `timeout` seconds."""
@@ -108,7 +114,6 @@ class Outlet:
     def _serve(self) -> None:
         while True:
             self._wake.wait()
-            self._wake.clear()
             before = time.thread_time()
             self._hand_over()
             self.cpu_seconds += time.thread_time() - before
