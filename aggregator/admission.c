@@ -107,7 +107,7 @@ void admission_step(struct admission *admission, const uint64_t demand[STRATA], 
         bool owned = s < STRATA_OWNED && admission->owner[s] != 0;
         if (owned && expected[s] <= 0 && before > 0 && !quiet)
             wanted = before;
-        if (admission->known[s] && before > 0 && wanted > before * RAISE)
+        if (cap != 0 && admission->known[s] && before > 0 && wanted > before * RAISE)
             wanted = before * RAISE;
         admission->known[s] = expected[s] > 0;
         admission->probability[s] = wanted;

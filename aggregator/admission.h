@@ -10,7 +10,7 @@
  * is its owner's alone keeps its probability while it is not seen: a rare type is profiled when it comes
  * again. One that others may turn up in gets the lowest of all, since that may be the busiest of all.
  *
- * Where demand is below three quarters of the cap, all are admitted.
+ * Where demand is below three quarters of the cap, all are admitted, in the end; without a cap at once.
  *
  * A pure function, without clock or I/O.
  */

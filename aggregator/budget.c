@@ -444,9 +444,12 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
             (uint32_t)fmax(1, floor(fmax(state->usual.demand, measure->demand) * fewer / state->used));
         state->cap_given = limits->cap;
     }
+    limits->lottery = limits->cap;
     if (state->cycles == BUDGET_CYCLES) {
         uint32_t most = payable(state, asked);
         if (limits->cap == 0 || limits->cap > most)
             limits->cap = state->cap_given = most;
+        if (limits->lottery > limits->cap)
+            limits->lottery = limits->cap;
     }
 }

@@ -27,6 +27,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define BUDGET_OVERHEAD_LEAST 0.0005 /* what may be asked for: ratio; settings.py has the same bounds */
+#define BUDGET_OVERHEAD_MOST 0.5
 #define BUDGET_TARGET 0.88  /* of max_overhead: what a window may cost by plan */
 #define BUDGET_FLOOR 0.05   /* of a core, a worker */
 #define BUDGET_LONGEST 10.0 /* times the asked interval */
@@ -73,6 +75,7 @@ struct budget_limits {
     uint64_t interval_ns;
     uint32_t granularity;
     uint32_t cap;
+    uint32_t lottery; /* the cap that probabilities are to be aimed at; 0: none, `cap` only stops a surge */
     bool paused, passthrough;
     enum budget_reason reason;
 };

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "aggregator/budget.h"
+#include "aggregator/merge.h"
 #include "shm/fault.h"
 
 static char *trim(char *text)
@@ -69,7 +71,7 @@ static bool take_list(char *value, char list[][CONFIG_TEXT_MOST], unsigned *coun
     }
 }
 
-static bool take_ratio(char *value, double *out)
+static bool take_overhead(char *value, double *out)
 {
     char text[CONFIG_TEXT_MOST], *end;
     if (*value == '"') {
@@ -84,7 +86,7 @@ static bool take_ratio(char *value, double *out)
         *out /= 100;
         end++;
     }
-    return *end == '\0' && *out > 0 && *out <= 1;
+    return *end == '\0' && *out >= BUDGET_OVERHEAD_LEAST && *out <= BUDGET_OVERHEAD_MOST;
 }
 
 static bool take_count(const char *value, uint32_t *out)
@@ -99,9 +101,11 @@ static bool take_count(const char *value, uint32_t *out)
 static bool take_setting(struct config *config, const char *key, char *value)
 {
     if (strcmp(key, "max_overhead") == 0)
-        return take_ratio(value, &config->max_overhead);
+        return take_overhead(value, &config->max_overhead);
     if (strcmp(key, "max_actions_per_run") == 0)
         return take_count(value, &config->max_actions_per_run);
+    if (strcmp(key, "max_action_types") == 0)
+        return take_count(value, &config->max_action_types) && config->max_action_types <= MERGE_TYPES_TOLD;
     if (strcmp(key, "allow_paths") == 0)
         return take_list(value, config->path, &config->paths);
     if (strcmp(key, "allow_hosts") == 0)

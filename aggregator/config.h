@@ -4,6 +4,7 @@
  *   # /etc/profilomatic.toml, say
  *   max_overhead = 0.01            # or "1%"
  *   max_actions_per_run = 5
+ *   max_action_types = 200         # told apart; the rest are "(other)"
  *   allow_paths = ["/var/log/profilomatic"]    # where requests of other uids may write
  *   allow_hosts = ["collector.example"]        # servers that requests of other uids may name
  */
@@ -21,6 +22,7 @@ enum {
 struct config {
     double max_overhead;          /* 0: not lowered */
     uint32_t max_actions_per_run; /* 0: not lowered */
+    uint32_t max_action_types;    /* 0: not lowered */
     unsigned paths, hosts;
     char path[CONFIG_LIST_MOST][CONFIG_TEXT_MOST];
     char host[CONFIG_LIST_MOST][CONFIG_TEXT_MOST];

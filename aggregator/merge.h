@@ -21,7 +21,8 @@
 #include "shm/counters.h"
 
 enum {
-    MERGE_TYPES_MOST = 1000,       /* action types a pool; the rest is "(other)" */
+    MERGE_TYPES_TOLD = 1000, /* action types a pool; the rest is "(other)" */
+    MERGE_TYPES_MOST = 1 + MERGE_TYPES_TOLD,
     MERGE_CLASSED_FROM = 20,       /* ended actions of a type before any of them is called slow or typical */
     MERGE_STACKS_MOST = 256 << 10, /* distinct stacks a pool */
     MERGE_NAMES_MOST = 128 << 10,  /* distinct instructions a pool */

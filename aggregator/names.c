@@ -129,7 +129,7 @@ static bool grow_slots(struct names *names)
 static uint32_t add(struct names *names, const char *text, size_t length, uint32_t hash, uint32_t slot)
 {
     uint32_t id = names_count(names);
-    if (id >= names->most || names->bytes + length + 1 > names->most_bytes)
+    if (id >= names->most || id >= names->limit || names->bytes + length + 1 > names->most_bytes)
         return 0;
     struct name **chunk = &names->chunk[id / NAMES_CHUNK];
     if (*chunk == NULL && (*chunk = calloc(NAMES_CHUNK, sizeof **chunk)) == NULL)
@@ -167,7 +167,7 @@ uint32_t names_intern(struct names *names, const char *text, size_t length)
 int names_open(struct names *names, uint32_t most, uint64_t most_bytes, const char *other)
 {
     memset(names, 0, sizeof *names);
-    names->most = most < NAMES_MOST ? most : NAMES_MOST;
+    names->most = names->limit = most < NAMES_MOST ? most : NAMES_MOST;
     names->most_bytes = most_bytes;
     names->slot_mask = 255;
     names->slots = calloc(names->slot_mask + 1, sizeof *names->slots);

@@ -29,7 +29,8 @@ struct name {
 };
 
 struct names {
-    uint32_t most; /* ids */
+    uint32_t most;  /* ids */
+    uint32_t limit; /* no new one is given out from here on, however many there may be; the owner's to set */
     uint64_t most_bytes, bytes;
     uint64_t refused; /* calls that were answered with 0 because a bound was reached */
     _Atomic uint32_t count;
@@ -41,7 +42,7 @@ struct names {
     void *arenas; /* all of them, to be freed */
 };
 
-/** Start with `other` as id 0. At most NAMES_MOST ids. 0 or -ENOMEM. */
+/** Start with `other` as id 0. At most NAMES_MOST ids, and no other `limit`. 0 or -ENOMEM. */
 int names_open(struct names *names, uint32_t most, uint64_t most_bytes, const char *other);
 
 void names_close(struct names *names);

@@ -50,6 +50,7 @@ static bool take_over_limits(struct pool *pool)
         .interval_ns = rates.interval_ns,
         .granularity = rates.granularity,
         .cap = rates.cap,
+        .lottery = rates.cap,
         .reason = BUDGET_TAKEN_OVER,
     };
     publish_rates(pool, rates.probability);
@@ -63,6 +64,7 @@ static void first_limits(struct pool *pool)
         .interval_ns = pool->asked.interval_ns,
         .granularity = pool->asked.granularity,
         .cap = pool->asked.cap,
+        .lottery = pool->asked.cap,
     };
     uint32_t probability[STRATA];
     for (int i = 0; i < STRATA; i++)
@@ -70,9 +72,17 @@ static void first_limits(struct pool *pool)
     publish_rates(pool, probability);
 }
 
+static void take_over_requests(struct pool *pool)
+{
+    struct asked asked = requests_limits(&pool->requests, pool->config);
+    pool->asked = asked.limits;
+    pool->process_scope = asked.process_scope;
+    pool->merge.types.limit = 1 + asked.action_types; /* and "(other)"; what is known already stays known */
+}
+
 void pool_judge_requests(struct pool *pool)
 {
-    pool->asked = requests_limits(&pool->requests, pool->config, &pool->process_scope);
+    take_over_requests(pool);
     /* Later on it comes with the next cycle. */
     if (pool->budget_state.cycles == 0)
         first_limits(pool);
@@ -80,7 +90,7 @@ void pool_judge_requests(struct pool *pool)
 
 void pool_limits_begin(struct pool *pool)
 {
-    pool->asked = requests_limits(&pool->requests, pool->config, &pool->process_scope);
+    take_over_requests(pool);
     if (!take_over_limits(pool))
         first_limits(pool);
 }
@@ -186,7 +196,7 @@ void pool_limits_step(struct pool *pool, uint64_t now_ns)
             admission_own(&pool->admission, hash_bytes(name, strlen(name)), pool->merge.ended[type]);
         pool->merge.ended[type] = 0;
     }
-    admission_step(&pool->admission, pool->seen, pool->limits.cap, probability);
+    admission_step(&pool->admission, pool->seen, pool->limits.lottery, probability);
     memset(pool->seen, 0, sizeof pool->seen);
     publish_rates(pool, probability);
 }

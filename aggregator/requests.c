@@ -13,6 +13,7 @@
 
 #include "aggregator/destination/destination.h"
 #include "aggregator/log.h"
+#include "aggregator/merge.h"
 #include "shm/directory.h"
 #include "shm/fault.h"
 #include "shm/rates.h"
@@ -24,11 +25,15 @@
 #define SPOOL_AGE_USUAL_S 86400
 #define SPOOL_AGE_MOST_S 1e8
 
-static const struct budget_asked defaults = {
-    .max_overhead = 0.02,
-    .interval_ns = 10000000,
-    .granularity = GRANULARITY_LINE,
-    .cap = 10,
+static const struct asked defaults = {
+    .limits =
+        {
+            .max_overhead = 0.02,
+            .interval_ns = 10000000,
+            .granularity = GRANULARITY_LINE,
+            .cap = 10,
+        },
+    .action_types = MERGE_TYPES_TOLD,
 };
 
 static const char *text_of(const json_t *json, const char *key)
@@ -44,23 +49,29 @@ static bool flag_of(const json_t *json, const char *key, bool otherwise)
 
 int request_parse_limits(const json_t *json, struct request *request)
 {
-    struct budget_asked *limits = &request->limits;
-    *limits = defaults;
+    request->asked = defaults;
+    struct budget_asked *limits = &request->asked.limits;
     const json_t *value = json_object_get(json, "max_overhead");
     if (json_is_number(value))
         limits->max_overhead = json_number_value(value);
-    if (!(limits->max_overhead > 0 && limits->max_overhead <= 1))
-        return fault(EINVAL, "max_overhead must be above 0 and at most 1");
+    if (!(limits->max_overhead >= BUDGET_OVERHEAD_LEAST && limits->max_overhead <= BUDGET_OVERHEAD_MOST))
+        return fault(EINVAL, "max_overhead must be from %g to %g", BUDGET_OVERHEAD_LEAST,
+                     BUDGET_OVERHEAD_MOST);
     value = json_object_get(json, "time_granularity");
     double interval = json_is_number(value) ? json_number_value(value) : 0.01;
     if (!(interval >= 0.0001 && interval <= 10))
         return fault(EINVAL, "time_granularity must be from 0.0001 to 10 s");
     limits->interval_ns = (uint64_t)(interval * 1e9);
     value = json_object_get(json, "max_actions_per_run");
-    json_int_t cap = json_is_integer(value) ? json_integer_value(value) : defaults.cap;
+    json_int_t cap = json_is_integer(value) ? json_integer_value(value) : defaults.limits.cap;
     if (cap < 0 || cap > 1000000000)
         return fault(EINVAL, "max_actions_per_run must be 0 or more");
     limits->cap = (uint32_t)cap;
+    value = json_object_get(json, "max_action_types");
+    json_int_t types = json_is_integer(value) ? json_integer_value(value) : MERGE_TYPES_TOLD;
+    if (types < 1 || types > MERGE_TYPES_TOLD)
+        return fault(EINVAL, "max_action_types must be from 1 to %d", MERGE_TYPES_TOLD);
+    request->asked.action_types = (uint32_t)types;
     const char *granularity = text_of(json, "code_granularity");
     if (granularity != NULL && strcmp(granularity, "file") == 0)
         limits->granularity = GRANULARITY_FILE;
@@ -69,7 +80,7 @@ int request_parse_limits(const json_t *json, struct request *request)
     else if (granularity != NULL && strcmp(granularity, "line") != 0)
         return fault(EINVAL, "code_granularity must be file, method or line");
     const char *scope = text_of(json, "scope");
-    request->process_scope = scope != NULL && strcmp(scope, "process") == 0;
+    request->asked.process_scope = scope != NULL && strcmp(scope, "process") == 0;
     request->kind = REQUEST_LIMITS;
     return 0;
 }
@@ -252,6 +263,14 @@ unsigned requests_refused(const struct requests *requests)
     return refused;
 }
 
+static bool asks_otherwise(const struct asked *a, const struct asked *b)
+{
+    return a->limits.max_overhead != b->limits.max_overhead ||
+           a->limits.interval_ns != b->limits.interval_ns || a->limits.granularity != b->limits.granularity ||
+           a->limits.cap != b->limits.cap || a->action_types != b->action_types ||
+           a->process_scope != b->process_scope;
+}
+
 static void count_up(struct requests *requests)
 {
     const struct request *first = NULL;
@@ -264,10 +283,7 @@ static void count_up(struct requests *requests)
             continue;
         if (first == NULL)
             first = request;
-        else if (first->limits.max_overhead != request->limits.max_overhead ||
-                 first->limits.interval_ns != request->limits.interval_ns ||
-                 first->limits.granularity != request->limits.granularity ||
-                 first->limits.cap != request->limits.cap || first->process_scope != request->process_scope)
+        else if (asks_otherwise(&first->asked, &request->asked))
             requests->differ = true;
     }
 }
@@ -299,37 +315,45 @@ bool requests_scan(struct requests *requests, const char *folder, uid_t uid, con
     return changed;
 }
 
-struct budget_asked requests_limits(const struct requests *requests, const struct config *config,
-                                    bool *process_scope)
+/* What both allow. */
+static void lower(struct asked *sum, const struct asked *asked)
 {
-    struct budget_asked sum = defaults;
+    struct budget_asked *least = &sum->limits;
+    const struct budget_asked *limits = &asked->limits;
+    if (limits->max_overhead < least->max_overhead)
+        least->max_overhead = limits->max_overhead;
+    if (limits->interval_ns > least->interval_ns)
+        least->interval_ns = limits->interval_ns;
+    if (limits->granularity < least->granularity)
+        least->granularity = limits->granularity;
+    if (limits->cap != 0 && (least->cap == 0 || limits->cap < least->cap))
+        least->cap = limits->cap;
+    if (asked->action_types < sum->action_types)
+        sum->action_types = asked->action_types;
+    sum->process_scope = sum->process_scope && asked->process_scope;
+}
+
+struct asked requests_limits(const struct requests *requests, const struct config *config)
+{
+    struct asked sum = defaults;
     bool any = false;
-    *process_scope = false;
     for (unsigned i = 0; i < requests->count; i++) {
         const struct request *request = &requests->request[i];
-        const struct budget_asked *asked = &request->limits;
         if (request->kind != REQUEST_LIMITS)
             continue;
-        if (!any) {
-            sum = *asked;
-            *process_scope = request->process_scope;
-            any = true;
-            continue;
-        }
-        if (asked->max_overhead < sum.max_overhead)
-            sum.max_overhead = asked->max_overhead;
-        if (asked->interval_ns > sum.interval_ns)
-            sum.interval_ns = asked->interval_ns;
-        if (asked->granularity < sum.granularity)
-            sum.granularity = asked->granularity;
-        if (asked->cap != 0 && (sum.cap == 0 || asked->cap < sum.cap))
-            sum.cap = asked->cap;
-        *process_scope = *process_scope && request->process_scope;
+        if (any)
+            lower(&sum, &request->asked);
+        else
+            sum = request->asked;
+        any = true;
     }
-    if (config->max_overhead > 0 && config->max_overhead < sum.max_overhead)
-        sum.max_overhead = config->max_overhead;
-    if (config->max_actions_per_run != 0 && (sum.cap == 0 || config->max_actions_per_run < sum.cap))
-        sum.cap = config->max_actions_per_run;
+    struct budget_asked *limits = &sum.limits;
+    if (config->max_overhead > 0 && config->max_overhead < limits->max_overhead)
+        limits->max_overhead = config->max_overhead;
+    if (config->max_actions_per_run != 0 && (limits->cap == 0 || config->max_actions_per_run < limits->cap))
+        limits->cap = config->max_actions_per_run;
+    if (config->max_action_types != 0 && config->max_action_types < sum.action_types)
+        sum.action_types = config->max_action_types;
     return sum;
 }
 

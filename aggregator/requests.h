@@ -28,15 +28,21 @@ enum request_kind {
     REQUEST_DESTINATION,
 };
 
+/** What applications ask for. */
+struct asked {
+    struct budget_asked limits;
+    uint32_t action_types; /* told apart at most */
+    bool process_scope;    /* also outside actions */
+};
+
 struct request {
     char name[REQUEST_NAME_MOST];
     enum request_kind kind;
-    struct budget_asked limits; /* REQUEST_LIMITS */
-    bool process_scope;
-    int destination; /* REQUEST_DESTINATION: its id */
-    unsigned form;   /* enum destination_form: what it takes */
-    bool profiles;   /* it also takes merged profiles and status */
-    bool there;      /* seen in the folder at this scan */
+    struct asked asked; /* REQUEST_LIMITS */
+    int destination;    /* REQUEST_DESTINATION: its id */
+    unsigned form;      /* enum destination_form: what it takes */
+    bool profiles;      /* it also takes merged profiles and status */
+    bool there;         /* seen in the folder at this scan */
 };
 
 struct requests {
@@ -56,9 +62,8 @@ bool requests_scan(struct requests *requests, const char *folder, uid_t uid, con
 /** How many files are told of as refused. */
 unsigned requests_refused(const struct requests *requests);
 
-/** What is asked for all in all, lowered by the configuration; `process_scope`: also outside actions. */
-struct budget_asked requests_limits(const struct requests *requests, const struct config *config,
-                                    bool *process_scope);
+/** What is asked for all in all, lowered by the configuration. */
+struct asked requests_limits(const struct requests *requests, const struct config *config);
 
 /** Read one request's text. `request->kind` tells what it is. 0, or -EINVAL with fault_text(). Exposed for
  * tests. */

@@ -118,7 +118,7 @@ static int step(void)
         for (unsigned s = 0; s < STRATA; s++)
             demand[s] = 1 + (s * 7919 + i) % 5000;
         budget_step(&state, &asked, &measure, &limits);
-        admission_step(&admission, demand, limits.cap, probability);
+        admission_step(&admission, demand, limits.lottery, probability);
         history_note(&history, &measure, &before, &limits, budget_overhead(&state), i);
     }
     printf("%.1f\n", (double)(clock_read_ns(CLOCK_THREAD_CPUTIME_ID) - start) / 1e3 / STEPS);

@@ -229,7 +229,7 @@ static void decide(struct world *world)
     struct budget_measure whole = measure(world, 1.0);
     world->now.aggregator_cpu += CYCLE_CPU + ACCOUNT_CPU * world->scenario->workers;
     budget_step(&world->state, &world->scenario->asked, &whole, &world->limits);
-    admission_step(&world->admission, world->seen, world->limits.cap, world->probability);
+    admission_step(&world->admission, world->seen, world->limits.lottery, world->probability);
     memset(world->seen, 0, sizeof world->seen);
     world->before = world->told;
     world->before.aggregator_cpu = world->now.aggregator_cpu;
@@ -249,6 +249,7 @@ void world_play(const struct world_scenario *scenario, uint64_t seed, struct wor
         .interval_ns = scenario->asked.interval_ns,
         .granularity = scenario->asked.granularity,
         .cap = scenario->asked.cap,
+        .lottery = scenario->asked.cap,
     };
     memset(world->probability, 0xFF, sizeof world->probability);
     for (unsigned c = 0; c < scenario->cycles; c++) {

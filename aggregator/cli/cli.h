@@ -42,8 +42,8 @@ int option_error(const char *verb, int refused, char **argv, const struct option
 /** The one of `names` (NULL at the end) that is nearest to `word`, or NULL if none is near. */
 const char *nearest_name(const char *word, const char *const *names);
 
-/** "0.02" or "2%" in (0, 1]. False, told, if it is not. */
-bool parse_ratio(const char *option, const char *text, double *out);
+/** "0.02" or "2%", from `least` to `most`. False, told, if it is not. */
+bool parse_ratio(const char *option, const char *text, double least, double most, double *out);
 
 /** Seconds from `least_value` to `most`. False, told, if it is not. */
 bool parse_seconds(const char *option, const char *text, double least_value, double most, double *out);

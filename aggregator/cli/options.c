@@ -89,7 +89,7 @@ const char *nearest_name(const char *word, const char *const *names)
     return best;
 }
 
-bool parse_ratio(const char *option, const char *text, double *out)
+bool parse_ratio(const char *option, const char *text, double least_value, double most, double *out)
 {
     char *end;
     errno = 0;
@@ -98,9 +98,9 @@ bool parse_ratio(const char *option, const char *text, double *out)
         value /= 100;
         end++;
     }
-    if (end == text || *end != '\0' || errno != 0 || !(value > 0 && value <= 1)) {
-        complain("%s: \"%s\" is no share; give more than 0 and at most 1 (100%%), as in 0.02 or 2%%", option,
-                 text);
+    if (end == text || *end != '\0' || errno != 0 || !(value >= least_value && value <= most)) {
+        complain("%s: \"%s\" is no share for it; give %g to %g, as in 0.02 or 2%%", option, text, least_value,
+                 most);
         return false;
     }
     *out = value;

@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "aggregator/budget.h"
 #include "aggregator/cli/cli.h"
 #include "aggregator/cli/export.h"
 #include "aggregator/cli/places.h"
@@ -94,7 +95,7 @@ static bool take_option(struct run_options *o, int option, const char *value)
     uint32_t count;
     switch (option) {
     case OPTION_MAX_OVERHEAD:
-        return parse_ratio("--max-overhead", value, &number) &&
+        return parse_ratio("--max-overhead", value, BUDGET_OVERHEAD_LEAST, BUDGET_OVERHEAD_MOST, &number) &&
                snprintf(o->max_overhead, sizeof o->max_overhead, "%.9g", number) > 0;
     case OPTION_INTERVAL:
         return parse_seconds("--interval", value, INTERVAL_LEAST, INTERVAL_MOST, &number) &&

@@ -97,7 +97,7 @@ def switch_on(interval, destination=None):
     """Returns once an action is admitted, so that the aggregator is there."""
     import profilomatic
 
-    profilomatic.configure(max_overhead=0.9, time_granularity=interval, max_actions_per_run=0)
+    profilomatic.configure(max_overhead=0.5, time_granularity=interval, max_actions_per_run=0)
     profilomatic.add_destination(profilomatic.file_destination(destination or os.devnull))
     with profiled('warm-up'):
         compute(time.perf_counter() + 0.3)

@@ -48,10 +48,12 @@ Destination = Union[FileDestination, RestDestination, Callable[[Dict[str, Any]],
 def configure(**options: Unpack[Options]) -> None:
     """Set options for this process and those forked from it; call it again to change some.
 
-    max_overhead: fraction of the pool's CPU that profiling may cost (0.02 or "2%"). time_granularity: finest
-    sampling interval in seconds. code_granularity: 'file', 'method' or 'line'. store_all_logs: put every Eliot
-    message into the call graph. max_actions_per_run: newly profiled actions a cycle over all workers, 0 for no
-    cap. source_name: the pool's name, by default the host's. scope: 'actions' or 'process'.
+    max_overhead: fraction of the pool's CPU that profiling may cost (0.02 or "2%"), from 0.0005 to 0.5.
+    time_granularity: finest sampling interval in seconds. code_granularity: 'file', 'method' or 'line'.
+    store_all_logs: put every Eliot message into the call graph. max_actions_per_run: newly profiled actions a cycle
+    over all workers, 0 for no cap. max_action_types: how many types of actions are told apart over all workers, at
+    most 1000; the rest are '(other)'. source_name: the pool's name, by default the host's. scope: 'actions' or
+    'process'.
 
     TypeError for an unknown option, ValueError for a bad value; nothing is changed then.
     """

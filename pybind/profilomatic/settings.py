@@ -11,6 +11,8 @@ from typing import Any, Callable, Dict, Iterable, Literal, Mapping, Optional, Tu
 
 PREFIX = 'PROFILOMATIC_'
 SOURCE_BYTES = 64  # longest source name the runtime directory can hold
+OVERHEAD_LEAST, OVERHEAD_MOST = 0.0005, 0.5  # as the aggregator has it (aggregator/budget.h)
+TYPES_MOST = 1000  # as the aggregator has room for (aggregator/merge.h)
 
 _OTHER_VARIABLES = ('ENABLED', 'DIR', 'AGGREGATOR', 'CONFIG', 'IMPLEMENTATION', 'RUN', 'SPOOL', 'TOLD')
 
@@ -26,8 +28,8 @@ def _ratio(name: str, value: Any) -> float:
             number = float(value)
     except (TypeError, ValueError):
         raise ValueError('%s must be a fraction such as 0.02 or "2%%", not %r' % (name, value)) from None
-    if not 0 < number <= 1:
-        raise ValueError('%s must be above 0 and at most 1 (100%%), not %r' % (name, value))
+    if not OVERHEAD_LEAST <= number <= OVERHEAD_MOST:
+        raise ValueError('%s must be from 0.0005 (0.05%%) to 0.5 (50%%), not %r' % (name, value))
     return number
 
 
@@ -52,6 +54,18 @@ def _count(name: str, value: Any) -> int:
         raise ValueError('%s must be a whole number, 0 for no cap, not %r' % (name, value)) from None
     if not 0 <= number < 2**31:
         raise ValueError('%s must be between 0 (no cap) and %d, not %r' % (name, 2**31 - 1, value))
+    return number
+
+
+def _types(name: str, value: Any) -> int:
+    try:
+        if isinstance(value, (bool, float)):
+            raise ValueError
+        number = int(value)
+    except (TypeError, ValueError):
+        raise ValueError('%s must be a whole number, not %r' % (name, value)) from None
+    if not 1 <= number <= TYPES_MOST:
+        raise ValueError('%s must be from 1 to %d, not %r' % (name, TYPES_MOST, value))
     return number
 
 
@@ -91,6 +105,7 @@ class Options(TypedDict, total=False):
     code_granularity: Literal['file', 'method', 'line']
     store_all_logs: bool
     max_actions_per_run: int
+    max_action_types: int
     source_name: str
     scope: Literal['actions', 'process']
 
@@ -102,6 +117,7 @@ OPTIONS: Dict[str, Tuple[Callable[[str, Any], Any], Any]] = {
     'code_granularity': (_one_of('file', 'method', 'line'), 'line'),
     'store_all_logs': (_flag, False),
     'max_actions_per_run': (_count, 10),
+    'max_action_types': (_types, 1000),
     'source_name': (_source, None),
     'scope': (_one_of('actions', 'process'), 'actions'),
 }

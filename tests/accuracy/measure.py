@@ -114,7 +114,7 @@ def run_table(seconds, interval, unit, python=sys.executable, build=None, table=
     with tempfile.TemporaryDirectory(prefix='pom-accuracy-', dir='/dev/shm') as directory:
         profile = os.path.join(directory, 'profile.json')
         command = [os.path.join(build, 'bin', 'profilomatic'), 'run', '-q', '-o', profile, '-F', 'json']
-        command += ['--max-overhead', '0.9', '--max-actions', '0', '--interval', str(interval), '--']
+        command += ['--max-overhead', '0.5', '--max-actions', '0', '--interval', str(interval), '--']
         command += [python, table, str(seconds), '--unit', str(unit)]
         done = subprocess.run(
             enter(command) if enter else command,

@@ -9,7 +9,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "aggregator/budget.h"
 #include "aggregator/config.h"
+#include "aggregator/merge.h"
 #include "tests/unit/no_check.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
@@ -59,7 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static char comment[COMMENT_BYTES];
     memset(comment, '#', sizeof comment - 2);
-    memcpy(comment + sizeof comment - 20, " max_overhead = 1\n", 19);
+    memcpy(comment + sizeof comment - 20, " max_overhead = 0\n", 19);
     struct config config, same, before;
     memset(&before, 0x55, sizeof before);
     int rc = read_behind("", data, size, &config);
@@ -68,7 +70,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         MUST(memcmp(&config, &before, sizeof config) == 0);
         return 0;
     }
-    MUST(isfinite(config.max_overhead) && config.max_overhead >= 0 && config.max_overhead <= 1);
+    MUST(isfinite(config.max_overhead) && config.max_overhead >= 0 &&
+         config.max_overhead <= BUDGET_OVERHEAD_MOST);
+    MUST(config.max_action_types <= MERGE_TYPES_TOLD);
     MUST(config.max_actions_per_run <= 1000000);
     check_list(&config, config.paths, (const char(*)[CONFIG_TEXT_MOST])config.path);
     check_list(&config, config.hosts, (const char(*)[CONFIG_TEXT_MOST])config.host);

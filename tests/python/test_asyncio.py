@@ -17,7 +17,7 @@ from _support import aggregator, environment, exported
 START = """
     import asyncio, collections, contextvars, json, os, random, sys, threading, time
     import profilomatic
-    profilomatic.configure(max_actions_per_run=0, max_overhead=0.9, time_granularity=0.001, code_granularity='method')
+    profilomatic.configure(max_actions_per_run=0, max_overhead=0.5, time_granularity=0.001, code_granularity='method')
     profilomatic.add_destination(profilomatic.file_destination(os.environ['PROFILOMATIC_DIR'] + '/out.log'))
 
     def spin(seconds):
@@ -286,6 +286,9 @@ def test_an_action_that_awaits_is_blocked_at_the_await_of_its_own_coroutines(dir
     said = run(
         """
         import types
+
+        # Sixteen that wait are looked at in each tick: seldom enough that the budget leaves their methods' names.
+        profilomatic.configure(time_granularity=0.004)
 
         @types.coroutine
         def by_hand(future):

@@ -258,7 +258,7 @@ PROFILED = """
     from profilomatic import _runtime
     from eliot import log_call, Action
     messages = []
-    profilomatic.configure(max_overhead=1.0, max_actions_per_run=0, time_granularity=0.005, store_all_logs=%s)
+    profilomatic.configure(max_overhead=0.5, max_actions_per_run=0, time_granularity=0.005, store_all_logs=%s)
     profilomatic.add_destination(messages.append)
     add_destinations(lambda message: None)
     profilomatic.eliot.patch()

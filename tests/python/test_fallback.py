@@ -212,7 +212,7 @@ def test_a_parked_sampler_costs_nothing_and_wakes_for_the_next_action():
     done = python("""
         import profilomatic, threading, time
         from profilomatic.fallback import engine
-        profilomatic.configure(max_actions_per_run=0, max_overhead=1.0)
+        profilomatic.configure(max_actions_per_run=0, max_overhead=0.5)
         profilomatic.add_destination(lambda message: None)
         for _ in range(2):
             before = engine.samples

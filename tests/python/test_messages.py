@@ -20,7 +20,7 @@ APPLICATION = """
     import profilomatic, profilomatic.eliot
     from eliot import FileDestination, Action, add_destinations, log_message, start_action
     profilomatic.configure(
-        source_name='messages', max_overhead=1.0, max_actions_per_run=0, time_granularity=0.005, store_all_logs=True)
+        source_name='messages', max_overhead=0.5, max_actions_per_run=0, time_granularity=0.005, store_all_logs=True)
     profilomatic.add_destination(profilomatic.FileDestination('classic.log', profiles=True))
     profilomatic.add_destination(profilomatic.FileDestination('eliot.log', profiles=True, form='eliot'))
     add_destinations(FileDestination(open('application.log', 'w')))

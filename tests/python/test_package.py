@@ -39,8 +39,9 @@ def test_an_unknown_option_names_the_nearest_valid_one(wrong, right):
 @pytest.mark.parametrize(
     'options',
     [
-        {'max_overhead': 0},
-        {'max_overhead': 1.5},
+        {'max_overhead': 0.00049},
+        {'max_overhead': 0.501},
+        {'max_overhead': float('nan')},
         {'max_overhead': '200%'},
         {'max_overhead': 'little'},
         {'max_overhead': True},
@@ -50,6 +51,9 @@ def test_an_unknown_option_names_the_nearest_valid_one(wrong, right):
         {'code_granularity': 'word'},
         {'max_actions_per_run': -1},
         {'max_actions_per_run': 2.5},
+        {'max_action_types': 0},
+        {'max_action_types': 1001},
+        {'max_action_types': 10.0},
         {'source_name': ''},
         {'source_name': 'x' * 65},
         {'source_name': 'a\0b'},
@@ -65,6 +69,13 @@ def test_a_bad_value_raises_ValueError_that_names_the_option(options):
 def test_a_percentage_is_a_fraction():
     assert check({'max_overhead': '2%'}) == {'max_overhead': 0.02}
     assert check({'max_overhead': '0.5 %'}) == {'max_overhead': 0.005}
+
+
+def test_the_ends_of_each_range_are_in_it():
+    for option, ends in {'max_overhead': (0.0005, 0.5), 'max_action_types': (1, 1000)}.items():
+        for value in ends:
+            assert check({option: value}) == {option: value}
+            assert check({option: str(value)}) == {option: value}, 'as the environment has it'
 
 
 def test_one_bad_option_changes_nothing():
@@ -95,6 +106,7 @@ def test_code_comes_before_the_environment_before_the_file_before_the_default(tm
         'time_granularity': (0.05, 'file'),
         'store_all_logs': (False, 'default'),
         'max_actions_per_run': (10, 'default'),
+        'max_action_types': (1000, 'default'),
         'scope': ('actions', 'default'),
     }
     assert lines == []
@@ -362,6 +374,7 @@ def test_many_workers_that_ask_the_same_make_one_file_each_kind(tmp_path):
         'time_granularity': 0.01,
         'code_granularity': 'line',
         'max_actions_per_run': 10,
+        'max_action_types': 1000,
         'store_all_logs': False,
         'scope': 'actions',
     }

@@ -19,7 +19,7 @@ AWAY_SECONDS = float(os.environ.get('POM_AWAY_SECONDS', 2))
 APPLICATION = """
     import sys, threading, time
     import profilomatic
-    profilomatic.configure(source_name='kills', max_overhead=1.0, max_actions_per_run=0, time_granularity=0.005)
+    profilomatic.configure(source_name='kills', max_overhead=0.5, max_actions_per_run=0, time_granularity=0.005)
     port, form = int(sys.argv[1]), sys.argv[2]
     profilomatic.add_destination(profilomatic.RestDestination('localhost', port, timeout=2, form=form))
     asked_to_end = threading.Event()

@@ -44,7 +44,7 @@ FORBID = """
 """
 # Work in an action that is profiled, however long it takes to be admitted; and what that brought.
 SAMPLED = """
-    profilomatic.configure(max_overhead=1, source_name='SOURCE')
+    profilomatic.configure(max_overhead=0.5, source_name='SOURCE')
     def in_action(name, work):
         until = time.monotonic() + 20
         while time.monotonic() < until:
@@ -67,7 +67,7 @@ SAMPLED = """
 """
 # A pool of its own, for what follows.
 FAST = """
-    profilomatic.configure(time_granularity=0.001, max_overhead=1, source_name='fast')
+    profilomatic.configure(time_granularity=0.001, max_overhead=0.5, source_name='fast')
 """
 
 
@@ -553,7 +553,7 @@ def test_uwsgi_recycles_reloads_and_ends_as_without_while_it_is_sampled_at_10_kh
             """
             import threading
             import profilomatic
-            profilomatic.configure(max_actions_per_run=0, max_overhead=1, source_name='fast', time_granularity=0.001)
+            profilomatic.configure(max_actions_per_run=0, max_overhead=0.5, source_name='fast', time_granularity=0.001)
             profilomatic.add_destination(profilomatic.no_flush_destination('/dev/null'))
             def forever():
                 with profilomatic.action('forever'):
@@ -597,7 +597,7 @@ def test_interpreters_that_share_the_gil_are_sampled_each_with_its_own_names(ser
                 import os, time
                 import profilomatic
                 from profilomatic._switch import _runtime
-                profilomatic.configure(max_actions_per_run=0, max_overhead=1, source_name='SOURCE')
+                profilomatic.configure(max_actions_per_run=0, max_overhead=0.5, source_name='SOURCE')
                 profilomatic.add_destination(profilomatic.no_flush_destination('/dev/null'))
                 def in_NAME():
                     goal = _runtime.status()['samples'] + 16

@@ -65,7 +65,7 @@ def test_profiling_starts_where_the_allocators_check_who_holds_the_gil(switch):
             """
             import profilomatic, threading, time
             from profilomatic._switch import _runtime
-            profilomatic.configure(scope='process', time_granularity=0.001, max_overhead=1)
+            profilomatic.configure(scope='process', time_granularity=0.001, max_overhead=0.5)
             profilomatic.add_destination(print)
             until = time.monotonic() + 20
             while _runtime.status()['samples'] < 100 and time.monotonic() < until:

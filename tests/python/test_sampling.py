@@ -23,7 +23,7 @@ START = (
     import collections, hashlib, json, mmap, os, random, socket, sys, threading, time, zlib
     import profilomatic
     from profilomatic._switch import _runtime
-    profilomatic.configure(max_actions_per_run=0, max_overhead=0.9, time_granularity=INTERVAL, scope=SCOPE)
+    profilomatic.configure(max_actions_per_run=0, max_overhead=0.5, time_granularity=INTERVAL, scope=SCOPE)
     profilomatic.add_destination(profilomatic.file_destination(os.environ['PROFILOMATIC_DIR'] + '/out.log'))
 
     def spin(seconds):
@@ -168,9 +168,7 @@ def test_actions_of_any_length_get_their_true_share_of_wall_and_cpu(directory):
     for name in wall:
         kind, length = name.split(':')
         row = rows[name]
-        denied = sum(row['denied'].values())
-        assert row['count'] == row['profiled'] + denied == count[name], row
-        assert denied <= 4, ('the lottery takes some of the first ones, until what they cost is known', row['denied'])
+        assert row['count'] == row['profiled'] == count[name], row
         mean = wall[name] / count[name] / 0.01
         each = {
             'samples': row['samples'],

@@ -25,7 +25,7 @@ PROFILE_MANY_ASKED = {
 }
 DEBIAN_PYTHON = '/usr/bin/python3'
 PATHS = ['/compute', '/fast']
-PROFILE_MANY = ('--max-actions', '100', '--max-overhead', '0.9', '--interval', '0.002')
+PROFILE_MANY = ('--max-actions', '100', '--max-overhead', '0.5', '--interval', '0.002')
 
 
 def extension_of(python):

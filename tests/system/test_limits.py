@@ -16,8 +16,15 @@ def report_now(directory):
     return json.loads(out.stdout)
 
 
+# The lottery aims at three quarters of the cap, by the demand of the last cycle or the mean of six if that is more, and
+# halves its chances as the cap is used up. In the first cycle it lets all through up to that point: 15 of 20. Later
+# cycles give out 12.3 of 20 (standard deviation 2.2) while demand is steady, 10.2 (2.3) where it is three quarters of
+# what was expected. The first and six of those are 76 (5.7): two caps are more than five standard deviations less.
+CAP, LEAST_USED = 20, 2
+
+
 def test_never_more_than_the_cap_is_admitted_in_a_cycle(tmp_path):
-    port, cap = free_port(), 5
+    port, cap = free_port(), CAP
     # Room in the budget, so that it is the cap that limits: thousands of tiny requests a second are dear.
     profiled = Profiled(tmp_path, gunicorn(port), options=['--max-actions', str(cap), '--max-overhead', '20%'])
     try:
@@ -38,14 +45,14 @@ def test_never_more_than_the_cap_is_admitted_in_a_cycle(tmp_path):
     row = action(report, '/fast')
     assert row['count'] == result['answered']['/fast']
     assert cycle['admitted'] == row['profiled'] <= cap * 13
-    assert row['profiled'] >= cap * 4, 'the cap is used'
+    assert row['profiled'] >= cap * LEAST_USED, 'the cap is used'
     assert cycle['admitted'] + cycle['shed'] == row['count']
     assert live['actions_per_cycle']['max_in_a_cycle'] <= cap
 
 
 def test_messages_of_profiled_actions_show_the_cap_too(tmp_path):
     """Independent of our own counters: the begin times in the messages, by sliding window."""
-    port, cap = free_port(), 4
+    port, cap = free_port(), CAP
     out = tmp_path / 'messages.jsonl'
     script = tmp_path / 'capped.py'
     script.write_text(f"""
@@ -70,7 +77,7 @@ application = profilomatic.wsgi.wrap(inner)
         datetime.datetime.fromisoformat(json.loads(line)['start_time']).timestamp()
         for line in out.read_text().splitlines()
     )
-    assert len(starts) >= 3 * cap, 'a lottery uses some two thirds of a small cap, now more, now less'
+    assert len(starts) >= cap * LEAST_USED, 'the cap is used'
     # A second that is not aligned with the cycles can see two of them.
     for i, t in enumerate(starts):
         assert sum(1 for u in starts[i:] if u - t < 0.999) <= 2 * cap

@@ -202,7 +202,7 @@ class Storm:
 def main():
     original = dealloc_of_codes().value
     sys.setswitchinterval(0.0005)
-    profilomatic.configure(scope='process', max_overhead=1, max_actions_per_run=0, source_name='storm')
+    profilomatic.configure(scope='process', max_overhead=0.5, max_actions_per_run=0, source_name='storm')
     switch.settings.code['time_granularity'] = INTERVAL  # finer than an application may ask for
     profilomatic.add_destination(profilomatic.file_destination(sys.argv[2]))
     if 'unwatched' in sys.argv[3:]:

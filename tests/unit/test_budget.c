@@ -62,7 +62,7 @@ static void play(const struct world *(*at)(int second), int seconds, struct budg
                  struct budget_limits *limits)
 {
     struct budget_state state = {0};
-    *limits = (struct budget_limits){asked.interval_ns, asked.granularity, asked.cap, false, false, 0};
+    *limits = (struct budget_limits){asked.interval_ns, asked.granularity, asked.cap, 0, false, false, 0};
     for (int i = 0; i < seconds; i++) {
         cycle[i] = live(at(i), limits);
         budget_step(&state, &asked, &cycle[i], limits);
@@ -112,7 +112,7 @@ START_TEST(profiled_actions_that_are_dear_themselves_are_held_below_the_bound_to
         struct world world = {0.003, 0.003, 0.003, 1.5, 4, cpu, 6000};
         struct budget_measure cycle[120];
         struct budget_state state = {0};
-        struct budget_limits limits = {uncapped.interval_ns, uncapped.granularity, 0, false, false, 0};
+        struct budget_limits limits = {uncapped.interval_ns, uncapped.granularity, 0, 0, false, false, 0};
         double admitted = 0;
         for (int i = 0; i < 120; i++) {
             cycle[i] = live(&world, &limits);
@@ -168,7 +168,7 @@ static const struct world *spike(int second)
 START_TEST(after_a_spike_it_recovers_by_steps_of_a_fifth)
 {
     struct budget_state state = {0};
-    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false, 0};
+    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, 0, false, false, 0};
     uint64_t before = asked.interval_ns;
     for (int i = 0; i < 400; i++) {
         struct budget_measure cycle = live(spike(i), &limits);
@@ -308,7 +308,7 @@ START_TEST(whatever_the_load_does_no_window_passes_the_bound)
     struct budget_measure cycle[300];
     struct budget_state state = {0};
     want.cap = world->cap;
-    struct budget_limits limits = {want.interval_ns, want.granularity, want.cap, false, false, 0};
+    struct budget_limits limits = {want.interval_ns, want.granularity, want.cap, 0, false, false, 0};
     for (int i = 0; i < 300; i++) {
         cycle[i] = braked_second(world, load_at(_i % 8, i), (unsigned)i, &state, &want, &limits);
         budget_step(&state, &want, &cycle[i], &limits);
@@ -322,7 +322,7 @@ START_TEST(a_load_that_stops_and_comes_back_finds_the_detail_it_had)
 {
     static const struct pool_world world = {"", 1.5, 0.009, 10e-6, 30e-6, 0.0004, 200, 10};
     struct budget_state state = {0};
-    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false, 0};
+    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, 0, false, false, 0};
     for (int i = 0; i < 200; i++) {
         double load = i < 60 ? 1 : i < 65 ? 0 : i < 120 ? 1 : i < 160 ? 0.05 : 1;
         struct budget_measure cycle = under_load(&world, load, (unsigned)i, &limits);
@@ -342,7 +342,7 @@ START_TEST(a_pool_whose_fixed_cost_passes_the_bound_is_let_through_within_ten_se
     static const struct pool_world hog = {"", 1.5, 0.01, 40e-6, 20e-6, 0.0006, 1000, 10};
     struct budget_measure cycle[400];
     struct budget_state state = {0};
-    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false, 0};
+    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, 0, false, false, 0};
     for (int i = 0; i < 400; i++) {
         cycle[i] = under_load(&hog, 1, (unsigned)i, &limits);
         budget_step(&state, &asked, &cycle[i], &limits);
@@ -358,7 +358,7 @@ START_TEST(workers_that_start_all_the_time_do_not_stop_profiling_that_fits)
     static const struct pool_world world = {"", 1.5, 0.008, 10e-6, 20e-6, 0.0006, 200, 10};
     struct budget_measure cycle[120];
     struct budget_state state = {0};
-    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false, 0};
+    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, 0, false, false, 0};
     for (int i = 0; i < 120; i++) {
         cycle[i] = under_load(&world, 1, (unsigned)i, &limits);
         cycle[i].sampler_cpu += 0.004; /* a new worker each second: its sampler's start */
@@ -388,7 +388,7 @@ START_TEST(each_change_of_the_limits_is_kept_with_its_reason)
 {
     struct history *history = calloc(1, sizeof *history);
     struct budget_state state = {0};
-    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, false, false, 0};
+    struct budget_limits limits = {asked.interval_ns, asked.granularity, asked.cap, 0, false, false, 0};
     bool told[BUDGET_REASONS] = {false};
     uint64_t changes = 0;
     for (int i = 0; i < 300; i++) {
@@ -416,7 +416,7 @@ END_TEST
 START_TEST(the_last_hour_is_kept_in_pieces_of_ten_seconds)
 {
     struct history *history = calloc(1, sizeof *history);
-    struct budget_limits limits = {asked.interval_ns, GRANULARITY_LINE, 10, false, false, 0};
+    struct budget_limits limits = {asked.interval_ns, GRANULARITY_LINE, 10, 0, false, false, 0};
     struct budget_measure cycle = {
         .seconds = 1.02, .sampler_cpu = 0.01, .worker_cpu = 1, .attached = 4, .demand = 7, .admitted = 2};
     for (int i = 0; i < 5000; i++) {
@@ -504,6 +504,62 @@ START_TEST(without_a_cap_everything_is_admitted)
     uint32_t out[STRATA];
     admission_step(&admission, demand, 0, out);
     ck_assert_uint_eq(out[0], UINT32_MAX);
+}
+END_TEST
+
+/*
+ * Without a cap of the application's the controller gives one that stops a surge. It is little above what the
+ * last second brought, where there is not much room for more; a load that falls has still been more of late.
+ */
+static unsigned denied_without_a_cap(bool aimed_at_the_stop)
+{
+    static const struct budget_asked uncapped = {
+        .max_overhead = 0.02, .interval_ns = 10000000, .granularity = GRANULARITY_LINE, .cap = 0};
+    struct budget_state state = {0};
+    struct budget_limits limits = {0};
+    struct admission admission = {0};
+    uint32_t out[STRATA];
+    unsigned denied = 0;
+    for (int i = 0; i < 120; i++) {
+        uint64_t demand[STRATA] = {0};
+        demand[i / 20] = i % 40 < 20 ? 600 : 60; /* and another type each time */
+        struct budget_measure cycle = {
+            .seconds = 1,
+            .sampler_cpu = 0.001,
+            .hook_cpu = 18e-6 * (double)demand[i / 20],
+            .aggregator_cpu = 0.001,
+            .worker_cpu = 2e-3 * (double)demand[i / 20],
+            .attached = 4,
+            .demand = (double)demand[i / 20],
+            .admitted = (double)demand[i / 20],
+        };
+        budget_step(&state, &uncapped, &cycle, &limits);
+        admission_step(&admission, demand, aimed_at_the_stop ? limits.cap : limits.lottery, out);
+        ck_assert(!limits.paused && limits.interval_ns < BUDGET_LONGEST * uncapped.interval_ns);
+        ck_assert(limits.cap != 0 || i < BUDGET_CYCLES - 1);
+        for (int s = 0; s < STRATA; s++)
+            denied += out[s] != UINT32_MAX;
+    }
+    return denied;
+}
+
+START_TEST(a_cap_that_only_stops_a_surge_denies_nothing_while_a_longer_interval_is_enough)
+{
+    ck_assert_uint_eq(denied_without_a_cap(false), 0);
+    ck_assert_uint_gt(denied_without_a_cap(true), 0);
+}
+END_TEST
+
+START_TEST(what_was_held_back_is_admitted_at_once_when_there_is_no_cap_any_more)
+{
+    struct admission admission = {0};
+    uint64_t demand[STRATA] = {1000, 10};
+    uint32_t out[STRATA];
+    admission_step(&admission, demand, 10, out);
+    ck_assert_uint_lt(out[0], UINT32_MAX);
+    admission_step(&admission, demand, 0, out);
+    for (int s = 0; s < STRATA; s++)
+        ck_assert_uint_eq(out[s], UINT32_MAX);
 }
 END_TEST
 
@@ -669,6 +725,8 @@ int main(void)
     tcase_add_test(cases, a_quiet_pool_is_looked_at_less_often_until_something_moves);
     tcase_add_test(cases, a_quiet_pool_admits_everything);
     tcase_add_test(cases, without_a_cap_everything_is_admitted);
+    tcase_add_test(cases, a_cap_that_only_stops_a_surge_denies_nothing_while_a_longer_interval_is_enough);
+    tcase_add_test(cases, what_was_held_back_is_admitted_at_once_when_there_is_no_cap_any_more);
     tcase_add_test(cases, rare_actions_get_their_share_beside_busy_ones);
     tcase_add_test(cases, cuts_are_made_at_once_and_raises_by_a_fifth);
     tcase_add_test(cases, a_stratum_that_shows_up_gets_its_share_at_once);

@@ -37,6 +37,7 @@ def serve(settings: Any, destinations: List[Any]) -> None:
     engine.interval = settings['time_granularity']
     engine.granularity = settings['code_granularity']
     engine.cap = settings['max_actions_per_run']
+    engine.types_most = settings['max_action_types']
     engine.outlet.destinations = list(destinations)
 
 

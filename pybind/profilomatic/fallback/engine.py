@@ -18,7 +18,6 @@ from .stacks import Stacks, unreadable
 from .tree import Event, Sample, children, instant
 
 SAMPLES_MOST = 20_000  # of one profiled action, and as many events; later ones are dropped and counted
-TYPES_MOST = 1000  # action types that are counted apart; the rest are '(other)'
 BEGIN, END, FIELDS = 1, 2, 4  # what a message tells of: see shm/record.h
 _HOOK_SECONDS = 3e-6  # what a begin and an end of an action that is not profiled are taken to cost
 
@@ -44,6 +43,7 @@ class Engine:
         self.interval = 0.01
         self.granularity = 'line'
         self.cap = 10
+        self.types_most = 1000  # action types that are counted apart; the rest are '(other)'
         self.outlet = Outlet()
         self.stacks = Stacks()
         self.unreadable = unreadable()
@@ -115,7 +115,7 @@ class Engine:
         with self._lock:
             counted = self.totals.get(name)
             if counted is None:
-                name_counted = name if len(self.totals) < TYPES_MOST else '(other)'
+                name_counted = name if len(self.totals) < self.types_most else '(other)'
                 counted = self.totals.setdefault(name_counted, [0, 0, 0.0])
             counted[0] += 1
             counted[1] += error
