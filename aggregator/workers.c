@@ -73,16 +73,16 @@ static const char *boot_id(void)
 
 static int find_process(struct worker *worker)
 {
-    static uint64_t namespace;
-    if (namespace == 0)
-    namespace = segment_pid_namespace();
-    if (boot_id()[0] == '\0' || namespace == 0)
+    static uint64_t own_namespace;
+    if (own_namespace == 0)
+        own_namespace = segment_pid_namespace();
+    if (boot_id()[0] == '\0' || own_namespace == 0)
         return fault(EMFILE, "cannot tell which boot and pid namespace this is");
     if (strcmp(boot_id(), worker->header.boot_id) != 0) {
         worker->dead = true;
         return 0;
     }
-    if (worker->header.pid_namespace != namespace) {
+    if (worker->header.pid_namespace != own_namespace) {
         worker->foreign = true;
         return 0;
     }

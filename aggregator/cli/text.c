@@ -42,6 +42,16 @@ static void print_name(FILE *out, const char *name)
         putc(iscntrl((unsigned char)*name) ? '?' : *name, out);
 }
 
+/* One of our own words, in what may be anybody's file. */
+static const char *word(const json_t *object, const char *key)
+{
+    const char *value = text(object, key);
+    for (const char *c = value; *c != '\0'; c++)
+        if (!isascii((unsigned char)*c) || !isprint((unsigned char)*c))
+            return "?";
+    return value;
+}
+
 /* "210 ms": three digits and a unit. */
 static const char *show_time(double seconds, char shown[SHOWN])
 {
@@ -193,7 +203,7 @@ static void print_hot(FILE *out, const json_t *hot)
         fprintf(out, "    ");
         print_bar(out, number(row, "share"));
         fprintf(out, " %7s%-7s %8s  %-8s  ", show_percent(number(row, "share"), a),
-                show_error(row, "share", 1, c), show_time(number(row, "self_time"), b), text(row, "state"));
+                show_error(row, "share", 1, c), show_time(number(row, "self_time"), b), word(row, "state"));
         print_name(out, text(row, "instruction"));
         double samples = number_or_zero(row, "samples");
         if (samples > 0 && samples <= FEW_SAMPLES)
@@ -217,7 +227,7 @@ static void print_slow_because(FILE *out, const json_t *rows)
         fprintf(out, "    %7s%s of their time, typically %7s%s  %-8s  ",
                 show_percent(number(row, "share_slow"), a), show_error(row, "share_slow", 1, c),
                 show_percent(number(row, "share_typical"), b), show_error(row, "share_typical", 1, d),
-                text(row, "state"));
+                word(row, "state"));
         print_name(out, text(row, "instruction"));
         fprintf(out, "%s\n", json_is_true(json_object_get(row, "noise")) ? " (mostly noise)" : "");
     }
@@ -300,7 +310,7 @@ static void print_limits(FILE *out, const json_t *limits)
     if (!json_is_object(limits))
         return;
     fprintf(out, "  samples each %s, by %s", show_time(number(limits, "interval"), a),
-            text(limits, "granularity"));
+            word(limits, "granularity"));
     if (number_or_zero(limits, "cap") > 0)
         fprintf(out, ", at most %.0f new profiled actions a cycle", number(limits, "cap"));
     fprintf(out, ", budget %s%s%s\n", show_percent(number(limits, "max_overhead"), b),
@@ -308,7 +318,7 @@ static void print_limits(FILE *out, const json_t *limits)
             json_is_true(json_object_get(limits, "passthrough")) ? "; hooks switched off: the budget is spent"
                                                                  : "");
     if (*text(limits, "reason") != '\0')
-        fprintf(out, "  the limits are so because: %s\n", text(limits, "reason"));
+        fprintf(out, "  the limits are so because: %s\n", word(limits, "reason"));
 }
 
 /* "2025-01-01T12:00:00.123456Z" -> "12:00:00" */
@@ -336,7 +346,7 @@ static void print_decision(FILE *out, const json_t *decision)
         fprintf(out, " interval %s -> %s", show_time(number(from, "interval"), b),
                 show_time(number(to, "interval"), c));
     if (strcmp(text(from, "granularity"), text(to, "granularity")) != 0)
-        fprintf(out, " by %s", text(to, "granularity"));
+        fprintf(out, " by %s", word(to, "granularity"));
     if (number(from, "cap") != number(to, "cap"))
         fprintf(out, " cap %.0f -> %.0f", number(from, "cap"), number(to, "cap"));
     for (size_t i = 0; i < 2; i++)
@@ -344,7 +354,7 @@ static void print_decision(FILE *out, const json_t *decision)
             json_is_true(json_object_get(to, switches[i].key)))
             fprintf(out, "%s",
                     json_is_true(json_object_get(to, switches[i].key)) ? switches[i].on : switches[i].off);
-    fprintf(out, " (%s)\n", text(decision, "reason"));
+    fprintf(out, " (%s)\n", word(decision, "reason"));
 }
 
 static void print_decisions(FILE *out, const json_t *decisions, size_t most)
@@ -385,7 +395,7 @@ static void print_history(FILE *out, const json_t *history)
 static void print_destination(FILE *out, const json_t *destination)
 {
     const char *error = text(destination, "last_error");
-    fprintf(out, "  %s ", text(destination, "kind"));
+    fprintf(out, "  %s ", word(destination, "kind"));
     print_name(out, text(destination, "target"));
     fprintf(out, ": %.0f delivered, %.0f failed, %.0f dropped", number_or_zero(destination, "delivered"),
             number_or_zero(destination, "failed"), number_or_zero(destination, "dropped"));
@@ -451,7 +461,7 @@ void text_status(FILE *out, const json_t *status)
     json_t *pool;
     const json_t *aggregator = json_object_get(status, "aggregator"),
                  *pools = json_object_get(status, "pools");
-    fprintf(out, "aggregator %s: process %.0f, up %s\n", text(aggregator, "version"),
+    fprintf(out, "aggregator %s: process %.0f, up %s\n", word(aggregator, "version"),
             number_or_zero(aggregator, "pid"), show_time(number(aggregator, "uptime_seconds"), shown));
     if (json_array_size(pools) == 0)
         fprintf(out, "no worker has attached\n");

@@ -1,6 +1,7 @@
 /* Posting to a server: see rest.h. */
 #include "aggregator/destination/rest.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -64,15 +65,21 @@ char *rest_shown_url(const char *url)
     return copy;
 }
 
+/* An address, not a name that begins like one: anybody may have 127.example.org. */
+static bool is_loopback_host(const char *host)
+{
+    struct in_addr address;
+    return strcasecmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0 ||
+           (inet_pton(AF_INET, host, &address) == 1 && ntohl(address.s_addr) >> 24 == 127);
+}
+
 /* A proxy named in the environment is for the world outside, never for this machine. */
 static bool is_loopback(const char *url)
 {
     CURLU *parsed = curl_url();
     char *host = NULL;
-    bool loopback =
-        parsed != NULL && curl_url_set(parsed, CURLUPART_URL, url, 0) == CURLUE_OK &&
-        curl_url_get(parsed, CURLUPART_HOST, &host, 0) == CURLUE_OK &&
-        (strcasecmp(host, "localhost") == 0 || strncmp(host, "127.", 4) == 0 || strcmp(host, "[::1]") == 0);
+    bool loopback = parsed != NULL && curl_url_set(parsed, CURLUPART_URL, url, 0) == CURLUE_OK &&
+                    curl_url_get(parsed, CURLUPART_HOST, &host, 0) == CURLUE_OK && is_loopback_host(host);
     curl_free(host);
     curl_url_cleanup(parsed);
     return loopback;

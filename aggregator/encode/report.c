@@ -88,8 +88,8 @@ static json_t *real_or_null(bool known, double value)
 static void set_error(json_t *of, const char *key, double error)
 {
     json_t *se = json_object_get(of, "se");
-    if (se == NULL)
-        json_object_set_new(of, "se", se = json_object());
+    if (se == NULL && json_object_set_new(of, "se", se = json_object()) != 0)
+        return; /* `of` is none: a figure in it was no number */
     json_object_set_new(se, key, real_or_null(true, error));
 }
 
@@ -203,8 +203,8 @@ static void set_time(json_t *action, const char *key, bool known, double time, d
     set_error(action, key, known ? error : NAN);
     if (known && time > 0 && standard_error_is_noise(error, time)) {
         json_t *noise = json_object_get(action, "noise");
-        if (noise == NULL)
-            json_object_set_new(action, "noise", noise = json_array());
+        if (noise == NULL && json_object_set_new(action, "noise", noise = json_array()) != 0)
+            return;
         json_array_append_new(noise, json_string(key));
     }
 }

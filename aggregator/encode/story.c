@@ -41,10 +41,9 @@ static void add_event(struct story *story, uint64_t time_ns, uint32_t action, bo
 static void add_fields(struct story *story, const struct held_message *held)
 {
     const struct actions *actions = &story->merge->actions;
-    for (uint32_t i = 0; i < story->events; i++) {
+    for (uint32_t i = 0; i < story->family_events; i++) {
         struct story_event *event = &story->event[i];
-        if (event->action == ACTIONS_NONE || event->end ||
-            actions->action[event->action].begin.action_serial != held->serial)
+        if (event->end || actions->action[event->action].begin.action_serial != held->serial)
             continue;
         for (int k = 0; k < STORY_FIELDS_MOST; k++)
             if (event->fields[k] == NULL) {
@@ -63,9 +62,10 @@ static void add_message(struct story *story, const struct held_message *held)
         return;
     }
     bool end = (held->flags & MESSAGE_END) != 0;
-    for (uint32_t i = 0; i < story->events && (held->flags & (MESSAGE_BEGIN | MESSAGE_END)) != 0; i++) {
+    bool tells = (held->flags & (MESSAGE_BEGIN | MESSAGE_END)) != 0;
+    for (uint32_t i = 0; i < story->family_events && tells; i++) {
         struct story_event *event = &story->event[i];
-        if (event->action != ACTIONS_NONE && event->end == end && event->text == NULL &&
+        if (event->end == end && event->text == NULL &&
             actions->action[event->action].begin.action_serial == held->serial) {
             event->text = held;
             return;
@@ -95,6 +95,7 @@ static bool gather_events(struct story *story)
         if (member->ended)
             add_event(story, member->end.time_ns, at, true);
     }
+    story->family_events = story->events;
     for (const struct held_message *held = messages->first; held != NULL; held = held->next)
         add_message(story, held);
     qsort(story->event, story->events, sizeof *story->event, by_event_time);

@@ -32,6 +32,7 @@ struct story {
     uint32_t samples;
     struct story_event *event;
     uint32_t events;
+    uint32_t family_events; /* while it is opened: the first so many are begins and ends */
 };
 
 /** False without memory. */

@@ -237,6 +237,15 @@ def test_names_cannot_send_escape_sequences_to_a_terminal(saved):
     assert '\x1b' not in profilomatic('export', '-F', 'collapsed', saved).stdout
 
 
+def test_nor_can_words_that_are_ours_in_a_report_of_somebody_elses(tmp_path):
+    def spoil(report):
+        action = report['actions'][0]
+        action['hot'][0]['state'] = action['slow_because'][0]['state'] = 'c\x1b[31mpu'
+
+    done = profilomatic('report', changed(tmp_path, spoil))
+    assert done.returncode == 0 and '\x1b' not in done.stdout
+
+
 def test_a_budget_that_was_exceeded_is_said(tmp_path):
     path = changed(tmp_path, lambda report: report['overhead'].update(ratio=0.03))
     assert '(exceeded)' in profilomatic('report', path).stdout

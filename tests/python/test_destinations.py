@@ -390,8 +390,9 @@ def test_the_token_is_read_anew_for_each_request(driver, server, tmp_path):
     assert 'more than one line' in driver.tell(status=d)['last_error'] and len(server.headers) == 3
 
 
-def test_a_token_never_leaves_the_machine_without_tls(driver, tmp_path):
-    said = driver.add(kind='rest', url='http://collector.example/api/data', token_file=str(tmp_path / 'token'))
+@pytest.mark.parametrize('host', ['collector.example', '127.example.org', '127.0.0.1.example.org', '128.0.0.1'])
+def test_a_token_never_leaves_the_machine_without_tls(driver, tmp_path, host):
+    said = driver.add(kind='rest', url='http://%s/api/data' % host, token_file=str(tmp_path / 'token'))
     assert 'without TLS' in said['error']
 
 

@@ -1,6 +1,7 @@
 /* What merging promises: samples find their actions, weights and classes are right, bounds hold. */
 #include <check.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -395,6 +396,32 @@ START_TEST(slow_actions_are_told_from_typical_ones)
 }
 END_TEST
 
+/* A damaged counter of a worker may say that there were 2^63 actions, and figures are multiplied by it. */
+START_TEST(a_figure_that_is_no_number_leaves_its_row_out_and_the_report_whole)
+{
+    uint32_t type = type_named("a"), stack = stack_of(0, "f.py:f:1");
+    count(type, REPORT_CLASSED_FROM, 10 * MS);
+    struct profile *profile = &merge.open->profile;
+    struct type_totals *totals = profile_type(profile, type);
+    totals->ended = REPORT_CLASSED_FROM;
+    totals->weight = REPORT_CLASSED_FROM;
+    totals->slow = totals->typical = 1;
+    struct cell *cell = profile_cell(profile, type, stack);
+    cell->samples = 1;
+    cell->wall[STATE_CPU] = 10.0 * MS;
+    cell->slow[STATE_CPU] = INFINITY;
+    cell->typical = 1;
+    json_t *json = report(20, false);
+    const json_t *action = json_array_get(json_object_get(json, "actions"), 0);
+    ck_assert_uint_eq(json_array_size(json_object_get(action, "hot")), 1);
+    const json_t *row;
+    size_t i;
+    json_array_foreach(json_object_get(action, "slow_because"), i, row)
+        ck_assert(json_is_number(json_object_get(row, "share_slow")));
+    json_decref(json);
+}
+END_TEST
+
 static json_t *message;
 static void keep_message(const struct merge *from, uint32_t root, void *context)
 {
@@ -468,6 +495,7 @@ int main(void)
     tcase_add_test(cases, recursion_counts_once_in_inclusive_time);
     tcase_add_test(cases, a_type_without_samples_splits_by_its_cpu_clock_or_not_at_all);
     tcase_add_test(cases, slow_actions_are_told_from_typical_ones);
+    tcase_add_test(cases, a_figure_that_is_no_number_leaves_its_row_out_and_the_report_whole);
     tcase_add_test(cases, a_classic_message_is_in_order_of_time_and_split_by_nested_actions);
     suite_add_tcase(suite, cases);
     return suite_run(suite, CK_NOFORK);
