@@ -309,8 +309,9 @@ static bool pass_through(struct budget_state *state, const struct budget_asked *
     bool over = anyway > BUDGET_TARGET * asked->max_overhead * against &&
                 measure->hook_cpu > HOOKS_MATTER * cost_of(measure);
     state->over_for = over ? state->over_for + 1 : 0;
-    /* After a trial that failed there is no doubt any more. */
-    if (state->over_for < (state->pass_hold == 0 ? PASS_AFTER : 1)) {
+    /* Before the promise begins there is no need to, and workers that have just started are dearer than they
+     * will be. After a trial that failed there is no doubt any more. */
+    if (state->cycles < BUDGET_CYCLES || state->over_for < (state->pass_hold == 0 ? PASS_AFTER : 1)) {
         if (state->paused_for == 0)
             state->pass_hold = 0;
         return false;

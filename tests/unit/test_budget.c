@@ -199,6 +199,26 @@ START_TEST(hooks_that_alone_pass_the_budget_are_let_through)
 }
 END_TEST
 
+/* Caches are cold, pools and connections are made: what counting costs then is no reason not to count. */
+START_TEST(hooks_that_are_too_dear_while_workers_start_are_not_let_through)
+{
+    struct budget_state state = {0};
+    struct budget_limits limits = {0};
+    for (int i = 0; i < 60; i++) {
+        struct budget_measure cycle = {
+            .seconds = 1,
+            .hook_cpu = i < 8 ? 0.022 : 0.012,
+            .aggregator_cpu = 0.002,
+            .worker_cpu = 1,
+            .attached = 4,
+            .demand = 3500,
+        };
+        budget_step(&state, &asked, &cycle, &limits);
+        ck_assert_msg(!limits.passthrough, "second %d", i);
+    }
+}
+END_TEST
+
 START_TEST(what_starting_costs_does_not_stop_profiling)
 {
     struct budget_state state = {0};
@@ -713,6 +733,7 @@ int main(void)
     tcase_add_test(cases, the_interval_gives_way_first_then_detail_then_actions);
     tcase_add_test(cases, after_a_spike_it_recovers_by_steps_of_a_fifth);
     tcase_add_test(cases, hooks_that_alone_pass_the_budget_are_let_through);
+    tcase_add_test(cases, hooks_that_are_too_dear_while_workers_start_are_not_let_through);
     tcase_add_test(cases, what_starting_costs_does_not_stop_profiling);
     tcase_add_loop_test(cases, whatever_the_load_does_no_window_passes_the_bound, 0, 32);
     tcase_add_test(cases, a_load_that_stops_and_comes_back_finds_the_detail_it_had);
