@@ -18,7 +18,7 @@
 struct taken_page {
     uint64_t process_cpu_ns, sampler_cpu_ns, hook_cpu_ns;
     uint64_t hooks, admitted, denied[DENIALS], uncounted, other;
-    uint64_t unreadable, retries, overflow;
+    uint64_t unreadable, unattributed, retries, overflow;
     uint64_t lost_records[SEGMENT_LANES], lost_bytes[SEGMENT_LANES];
     uint64_t coarse;
     uint64_t seen[STRATA];

@@ -30,7 +30,7 @@ enum {
 
 /** Plain totals of a window. All of them add up. */
 struct window_sums {
-    uint64_t samples, torn, unreadable, retries, overflow;
+    uint64_t samples, torn, unreadable, unattributed, retries, overflow;
     uint64_t dropped, dropped_bytes; /* records that found their lane full */
     uint64_t admitted, denied[DENIALS];
     uint64_t hooks, uncounted, other, coarse;

@@ -261,6 +261,7 @@ static void read_page(void *context)
     out->uncounted = load(&page->uncounted);
     out->other = load(&page->other);
     out->unreadable = load(&page->unreadable);
+    out->unattributed = load(&page->unattributed);
     out->retries = load(&page->retries);
     out->overflow = load(&page->overflow);
     for (int i = 0; i < SEGMENT_LANES; i++) {
@@ -434,6 +435,8 @@ static int on_record(struct worker *worker, struct merge *merge, const uint8_t *
         if (r.message.length > r.message.header.size - sizeof r.message)
             return fault(EPROTO, "a message of %u bytes in a record of %u", r.message.length,
                          r.message.header.size);
+        if ((r.message.header.flags & ~(unsigned)MESSAGE_FLAGS) != 0)
+            return 0; /* what a newer worker means by it is not for the call graph to show as a log message */
         merge_message(merge, worker->number, &r.message, (const char *)bytes + sizeof r.message);
         return 0;
     }
@@ -521,6 +524,7 @@ static int take_page(struct worker *worker, struct window_sums *sums, const stru
     sums->uncounted += taken_word(&last->uncounted, now->uncounted, &rc);
     sums->other += taken_word(&last->other, now->other, &rc);
     sums->unreadable += taken_word(&last->unreadable, now->unreadable, &rc);
+    sums->unattributed += taken_word(&last->unattributed, now->unattributed, &rc);
     sums->retries += taken_word(&last->retries, now->retries, &rc);
     sums->overflow += taken_word(&last->overflow, now->overflow, &rc);
     for (int i = 0; i < SEGMENT_LANES; i++) {

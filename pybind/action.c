@@ -1,4 +1,4 @@
-/* The Python type Action, and the ContextVar that says which one is current. */
+/* The Python type Action. */
 #include "pybind/pybind.h"
 
 #include "runtime/cpython/collector.h"
@@ -61,6 +61,8 @@ PyObject *action_format_uuid(const uint8_t uuid[16])
 struct action_object *action_current(struct module_state *state)
 {
     PyObject *value = NULL;
+    if (state->kept != NULL)
+        current_let_go(state);
     if (PyContextVar_Get(state->current, NULL, &value) != 0) {
         PyErr_Clear();
         return NULL;
@@ -86,19 +88,6 @@ static void skip_ended_parents(struct action_object *self)
         self->parent = (struct action_object *)Py_XNewRef((PyObject *)parent->parent);
         Py_DECREF((PyObject *)parent);
     }
-}
-
-/* False where the context stays as it is: in what a finalizer does, which may have interrupted a change to
- * it. */
-static bool set_current(struct module_state *state, PyObject *value)
-{
-    if (collector_may_interrupt())
-        return false;
-    PyObject *token = PyContextVar_Set(state->current, value);
-    if (token == NULL)
-        PyErr_Clear();
-    Py_XDECREF(token);
-    return token != NULL;
 }
 
 struct action_object *action_object_new(struct module_state *state, PyObject *module, PyObject *name,
@@ -153,7 +142,7 @@ void action_object_begin(struct action_object *self, const char *hint, size_t le
         return;
     if (parent != NULL || !given)
         Py_CLEAR(self->uuid_text);
-    self->entered = set_current(self->state, (PyObject *)self);
+    self->entered = current_set(self->state, (PyObject *)self);
     if (self->entered) {
         action_is_current(&self->action);
         task_enter(self);
@@ -199,7 +188,7 @@ void action_object_end(struct action_object *self, const char *name, size_t leng
         if (PyContextVar_Get(self->state->current, NULL, &current) != 0)
             PyErr_Clear();
         if (is_or_is_inside(current, self))
-            set_current(self->state, self->parent != NULL ? (PyObject *)self->parent : Py_None);
+            current_set(self->state, self->parent != NULL ? (PyObject *)self->parent : Py_None);
         Py_XDECREF(current);
     }
     self->entered = false;
@@ -417,7 +406,7 @@ PyObject *action_text_most_method(PyObject *module, PyObject *unused)
 
 void action_make_current(struct module_state *state, PyObject *action)
 {
-    if (!set_current(state, action))
+    if (!current_set(state, action))
         return;
     action_is_current(Py_TYPE(action) == state->action_type ? &((struct action_object *)action)->action
                                                             : NULL);

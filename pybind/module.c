@@ -433,6 +433,7 @@ static int traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->asgi_request_type);
     Py_VISIT(state->carrier_type);
     Py_VISIT(state->current);
+    Py_VISIT(state->kept);
     Py_VISIT(state->template);
     Py_VISIT(state->pump);
     Py_VISIT(state->noter);
@@ -453,6 +454,7 @@ static int clear(PyObject *module)
     Py_CLEAR(state->closer_type);
     Py_CLEAR(state->asgi_request_type);
     Py_CLEAR(state->carrier_type);
+    Py_CLEAR(state->kept);
     Py_CLEAR(state->current);
     Py_CLEAR(state->template);
     Py_CLEAR(state->pump);

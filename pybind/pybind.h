@@ -49,6 +49,7 @@ struct module_state {
     PyTypeObject *asgi_request_type;
     PyTypeObject *carrier_type;
     PyObject *current;   /* ContextVar: the action that this context is in, or None */
+    PyObject *kept;      /* list of what must outlive a collection (current.c), or NULL */
     PyObject *template;  /* callable(environ) -> str | None, or NULL */
     PyObject *pump;      /* callable(), or NULL */
     PyObject *noter;     /* callable(action), or NULL */
@@ -101,6 +102,12 @@ PyObject *action_object_uuid(struct action_object *self);
 
 /** The live current action of this context, borrowed, or NULL. Never raises. */
 struct action_object *action_current(struct module_state *state);
+
+/** Set the ContextVar to an action, or None. False if it stays as it is. Never raises. */
+bool current_set(struct module_state *state, PyObject *value);
+
+/** Let go what was kept for a collection, if that is over. To be called where state->kept is not NULL. */
+void current_let_go(struct module_state *state);
 
 /** current(), set_current(action) and longest_text(). */
 PyObject *action_text_most_method(PyObject *module, PyObject *unused);

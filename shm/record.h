@@ -84,9 +84,10 @@ struct record_end {
 };
 
 enum message_flags {
-    MESSAGE_BEGIN = 1, /* what the application's log says of the action's begin ... */
-    MESSAGE_END = 2,   /* ... and of its end */
-    MESSAGE_FIELDS = 4 /* no message: fields that belong to the action and are told with its begin */
+    MESSAGE_BEGIN = 1,  /* what the application's log says of the action's begin ... */
+    MESSAGE_END = 2,    /* ... and of its end */
+    MESSAGE_FIELDS = 4, /* no message: fields that belong to the action and are told with its begin */
+    MESSAGE_FLAGS = MESSAGE_BEGIN | MESSAGE_END | MESSAGE_FIELDS, /* one with others is passed over */
 };
 
 /** Something was logged inside a profiled action. As long as its text, at most lane_longest_record. */

@@ -30,8 +30,12 @@
 
 #define SEGMENT_MAGIC UINT64_C(0x746e656d67734d50) /* "PMsgment" */
 #define SEGMENT_ABI_MAJOR 1u
-/* 0 had no `alive`, 1 no reasons by type, 2 no messages, 3 no `unattributed`, 4 other strata. */
-#define SEGMENT_ABI_MINOR 5u
+/*
+ * 0 had no `alive`, 1 no reasons by type, 2 no messages, 3 no `unattributed`, 4 other strata, 5 no
+ * MESSAGE_FIELDS. Segments of every minor are read: what an older one lacks is 0, and a message with a flag
+ * of a newer one is passed over.
+ */
+#define SEGMENT_ABI_MINOR 6u
 #define SEGMENT_ABI_MINOR_STRATA 5u /* from this one on strata are those of strata.h */
 #define SEGMENT_ENDIAN_TAG UINT32_C(0x01020304)
 

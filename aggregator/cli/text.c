@@ -137,8 +137,11 @@ static void print_head(FILE *out, const json_t *report)
         fprintf(out, ", at most %.0f new in a cycle of %s (cap %.0f)",
                 number_or_zero(cycle, "max_in_a_cycle"), show_time(number(cycle, "cycle_seconds"), a),
                 number(cycle, "cap"));
-    fprintf(out, "; %.0f samples, %.0f records dropped\n", number_or_zero(report, "samples"),
+    fprintf(out, "; %.0f samples, %.0f records dropped", number_or_zero(report, "samples"),
             number_or_zero(report, "dropped"));
+    if (number_or_zero(report, "unattributed") > 0)
+        fprintf(out, ", %.0f unattributed", number(report, "unattributed"));
+    fprintf(out, "\n");
     if (number_or_zero(report, "quarantined") > 0)
         fprintf(out, "%.0f damaged segment(s) set aside\n", number(report, "quarantined"));
 }

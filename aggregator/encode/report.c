@@ -354,13 +354,21 @@ static void fill_head(json_t *report, const struct window *sum, const struct rep
         const char *key;
         uint64_t value;
     } counts[] = {
-        {"workers", sum->workers},        {"samples", sums->samples},
-        {"dropped", sums->dropped},       {"torn", sums->torn},
-        {"unreadable", sums->unreadable}, {"late", sums->late},
-        {"overflow", sums->overflow},     {"unfinished", sums->unfinished},
-        {"folded", sums->folded},         {"quarantined", sums->quarantined},
-        {"hooks", sums->hooks},           {"uncounted", sums->uncounted},
-        {"other", sums->other},           {"coarse", sums->coarse},
+        {"workers", sum->workers},
+        {"samples", sums->samples},
+        {"dropped", sums->dropped},
+        {"torn", sums->torn},
+        {"unreadable", sums->unreadable},
+        {"unattributed", sums->unattributed},
+        {"late", sums->late},
+        {"overflow", sums->overflow},
+        {"unfinished", sums->unfinished},
+        {"folded", sums->folded},
+        {"quarantined", sums->quarantined},
+        {"hooks", sums->hooks},
+        {"uncounted", sums->uncounted},
+        {"other", sums->other},
+        {"coarse", sums->coarse},
     };
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
         json_object_set_new(report, counts[i].key, json_integer((json_int_t)counts[i].value));

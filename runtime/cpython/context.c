@@ -87,6 +87,11 @@ void context_unwatch(void *variable)
     }
 }
 
+void context_forget_cached(void *variable)
+{
+    ((PyContextVar *)variable)->var_cached = NULL;
+}
+
 /* ---- looking up ---------------------------------------------------------------------------------------- */
 
 /* Most nodes are smaller than the largest can be, and may lie at the end of what can be read. */

@@ -54,6 +54,12 @@ enum context_answer context_find(struct copy *copy, uintptr_t interpreter, uintp
 uintptr_t context_here(bool *entered);
 
 /**
+ * A ContextVar has noted what it was last set to or found to be, to be found sooner, and holds no reference
+ * to it. Have it look in the context next time. GIL held.
+ */
+void context_forget_cached(void *variable);
+
+/**
  * Compare the look-up with the C API's, in contexts of no, one, some and many variables. GIL held; leaves the
  * current context as it is. 0, or -EPROTO with fault_text().
  */

@@ -117,10 +117,12 @@ TURNS = """
 
 def test_a_sample_goes_to_the_action_of_the_task_that_runs(directory):
     said = run(TURNS.replace('SECONDS', '3') + '\n    asyncio.run(main())\n', directory)
-    found = samples(exported(directory))
+    report = exported(directory)
+    found = samples(report)
     assert found['a']['fa'] > 60 and found['b']['fb'] > 60, found
     assert wrong(found) == 0, found
     assert said['unattributed'] <= 0.01 * said['samples']
+    assert report['unattributed'] >= said['unattributed'], said
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason='a task cannot be given a context')

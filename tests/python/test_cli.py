@@ -253,6 +253,12 @@ def test_a_budget_that_was_exceeded_is_said(tmp_path):
     assert '(the start weighs' in profilomatic('report', path).stdout
 
 
+def test_samples_in_nobodys_profile_are_told(tmp_path, saved):
+    assert 'unattributed' not in profilomatic('report', saved).stdout
+    path = changed(tmp_path, lambda report: report.update(unattributed=7))
+    assert ' records dropped, 7 unattributed\n' in profilomatic('report', path).stdout
+
+
 def test_what_is_not_known_yet_is_not_shown_as_nothing(tmp_path):
     path = changed(tmp_path, lambda report: report['overhead'].update(ratio=0.0, worker_cpu=0.0))
     assert 'no CPU time of the workers was measured yet' in profilomatic('report', path).stdout

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import traceback
 import weakref
 
@@ -552,6 +553,76 @@ def test_the_garbage_collector_may_begin_and_end_actions_in_the_middle_of_a_chan
         timeout=120,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, 'True 1200 True\n', '')
+
+
+def test_what_a_finalizer_leaves_open_is_looked_past_once_it_has_ended(tmp_path):
+    """Also where it was begun in the middle of a change to the context, which then knows nothing of it."""
+    script = """
+        import contextvars, gc, sys
+        import profilomatic
+        from profilomatic._switch import _runtime
+        _runtime.enable(sys.argv[1], 'finalizers', None, None)
+        variables = [contextvars.ContextVar('v%d' % n) for n in range(40)]
+        left, seen = [], set()
+        class Begins:
+            def __init__(self):
+                self.cycle = self
+            def __del__(self):
+                left.append(profilomatic.action('left open'))
+                left[-1].__enter__()
+        gc.disable()
+        for turn in range(400):
+            Begins()
+            gc.enable()
+            gc.set_threshold(gc.get_count()[0] + turn % 8, 1, 1)
+            variables[turn % 40].set(turn)
+            gc.set_threshold(100_000)
+            gc.disable()
+            while left:
+                left.pop().__exit__(None, None, None)
+            seen.add(profilomatic.current_task_uuid() is None)
+            with profilomatic.action('outside') as action:
+                seen.add(profilomatic.current_task_uuid() == action.task_uuid)
+        print(seen, [variable.get() for variable in variables] == list(range(360, 400)))
+    """
+    done = subprocess.run(
+        [sys.executable, '-X', 'faulthandler', '-c', textwrap.dedent(script), str(tmp_path)],
+        env={**os.environ, 'PYTHONMALLOC': 'debug'},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, '{True} True\n', '')
+
+
+def test_while_the_garbage_collector_waits_in_a_finalizer_other_threads_have_their_actions():
+    collects, goes_on = threading.Event(), threading.Event()
+
+    class Waits:
+        def __init__(self):
+            self.cycle = self
+
+        def __del__(self):
+            collects.set()
+            goes_on.wait(60)
+
+    Waits()
+    collector = threading.Thread(target=gc.collect)
+    collector.start()
+    try:
+        assert collects.wait(60)
+        with profilomatic.action('request') as action:
+            uuid = action.task_uuid
+            assert current() == uuid
+            with profilomatic.action('part'):
+                assert current() == uuid
+            assert current() == uuid
+        assert current() is None
+    finally:
+        goes_on.set()
+        collector.join()
+    with profilomatic.action('later') as action:
+        assert current() == action.task_uuid
 
 
 def test_one_action_object_may_be_entered_by_many_tasks_at_once():

@@ -285,6 +285,19 @@ START_TEST(a_record_with_a_length_that_cannot_be_is_not_believed)
 }
 END_TEST
 
+START_TEST(a_message_with_a_flag_of_a_newer_worker_is_passed_over)
+{
+    uint64_t serial = synthetic_begin(&s, 1, 0, 1);
+    work(serial);
+    tell(serial, "{\"n\":1}", MESSAGE_FLAGS + 1, 0);
+    work(serial);
+    synthetic_finish(&s, serial, 1, 20 * MS, false);
+    settle();
+    ck_assert_uint_eq(pool->quarantined, 0);
+    ck_assert_uint_eq(children(child(child(told, 0), 0)), 1);
+}
+END_TEST
+
 START_TEST(messages_of_actions_that_nobody_knows_are_counted_as_late)
 {
     tell(77, "{}", 0, 1);
@@ -308,6 +321,7 @@ int main(void)
     tcase_add_test(cases, messages_of_an_open_action_are_kept_over_restarts_each_once);
     tcase_add_test(cases, past_the_bound_in_bytes_messages_are_dropped_and_counted);
     tcase_add_loop_test(cases, a_record_with_a_length_that_cannot_be_is_not_believed, 0, 5);
+    tcase_add_test(cases, a_message_with_a_flag_of_a_newer_worker_is_passed_over);
     tcase_add_test(cases, messages_of_actions_that_nobody_knows_are_counted_as_late);
     suite_add_tcase(suite, cases);
     return suite_run(suite, CK_NOFORK);

@@ -93,6 +93,17 @@ START_TEST(what_a_worker_recorded_arrives_as_a_profile)
 }
 END_TEST
 
+START_TEST(what_the_sampler_could_not_place_is_counted_apart)
+{
+    counter_add(&s.segment.worker->unreadable, 2);
+    counter_add(&s.segment.worker->unattributed, 3);
+    ck_assert_int_ge(drain(), 0);
+    ck_assert_int_ge(drain(), 0);
+    ck_assert_uint_eq(merge.open->sums.unreadable, 2);
+    ck_assert_uint_eq(merge.open->sums.unattributed, 3);
+}
+END_TEST
+
 START_TEST(counters_are_merged_by_difference_and_a_second_drain_adds_nothing)
 {
     for (int round = 0; round < 20; round++) {
@@ -419,6 +430,7 @@ int main(void)
     TCase *cases = tcase_create("promises");
     tcase_add_checked_fixture(cases, set_up, tear_down);
     tcase_add_test(cases, what_a_worker_recorded_arrives_as_a_profile);
+    tcase_add_test(cases, what_the_sampler_could_not_place_is_counted_apart);
     tcase_add_test(cases, counters_are_merged_by_difference_and_a_second_drain_adds_nothing);
     tcase_add_test(cases, a_worker_of_before_is_counted_but_its_strata_are_not_taken_for_ours);
     tcase_add_test(cases, a_spent_pool_of_buckets_is_merged_octave_by_octave);
