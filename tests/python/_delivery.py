@@ -131,7 +131,7 @@ class Server:
         self.http.server_close()
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=30):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, 'waited in vain'

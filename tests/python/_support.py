@@ -101,6 +101,17 @@ def get(port, path='/', timeout=10):
         connection.close()
 
 
+def get_while_it_reloads(port):
+    """As `get`, however often the connection has to be made anew while the server reloads."""
+    until = time.monotonic() + 30
+    while True:
+        try:
+            return get(port)
+        except OSError:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+
 def _stop(process, signal_number):
     """A uWSGI worker that has served nothing yet may lose the one signal by which its master ends it (once in some 50
     times, and just as often without us): after a while the signal goes to the workers as well."""
@@ -147,7 +158,7 @@ def aggregator(directory):
     os.makedirs(str(directory), mode=0o700, exist_ok=True)
     process = subprocess.Popen([program, '--directory', str(directory)], stderr=subprocess.PIPE)
     try:
-        until = time.monotonic() + 10
+        until = time.monotonic() + 30
         while not os.path.exists(os.path.join(str(directory), 'control')):
             assert process.poll() is None and time.monotonic() < until, 'the aggregator did not come up'
             time.sleep(0.02)

@@ -138,10 +138,10 @@ def test_past_the_bound_the_oldest_lines_are_dropped_and_counted(driver, tmp_pat
 def test_without_flush_lines_are_gathered_for_a_moment(driver, tmp_path):
     out = tmp_path / 'out.log'
     d = driver.add(kind='file', path=str(out), flush=False)
+    before = time.time()
     driver.put(d, 1, 2, 3)
-    time.sleep(0.3)
-    assert not out.exists()
-    wait_for(out.exists, 3)
+    wait_for(out.exists, 30)
+    assert out.stat().st_mtime - before > 0.9, 'a second after the first'
     driver.tell(sync=2000)
     assert read(out) == [1, 2, 3]
 
@@ -216,9 +216,10 @@ def test_a_server_gets_all_lines_over_one_connection(driver, server):
 
 def test_lines_are_gathered_into_few_requests(driver, server):
     d = driver.add(kind='rest', url=server.url(), timeout=5)
+    before = time.monotonic()
     driver.put(d, *range(300))
     wait_for(lambda: len(server.lines) == 300)
-    assert len(server.keys) <= 10
+    assert len(server.keys) <= 2 + (time.monotonic() - before) / 0.1, 'one in a tenth of a second'
 
 
 @pytest.mark.parametrize('status', [408, 429, 500, 503])
@@ -286,9 +287,9 @@ def test_a_server_that_never_answers_holds_up_neither_the_caller_nor_a_file(driv
     driver.put(slow, 2)
     driver.put(fast, 3)
     assert time.monotonic() - begin < 10, 'a put does not wait for a server'
-    wait_for(out.exists, 2)
+    wait_for(out.exists)
     assert driver.tell(sync=100) is False, 'not through yet'
-    wait_for(lambda: driver.tell(status=slow)['last_error'], 5)  # the time-out
+    wait_for(lambda: driver.tell(status=slow)['last_error'])  # the time-out
     release.set()
     wait_for(lambda: server.numbers() == [1, 2])
 

@@ -531,7 +531,7 @@ def test_a_restarted_aggregator_is_found_again(delivery):
     time.sleep(0.1)
     control = Control(delivery.directory)
     control.pending = [action(1)]
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while not delivery.received and time.monotonic() < until:
         delivery.flush()
     assert delivery.received == [action(1)]

@@ -19,10 +19,9 @@ import sysconfig
 import tempfile
 import textwrap
 import threading
-import time
 
 import pytest
-from _support import PROJECT, aggregator, ask, environment, free_port, get, server, uwsgis
+from _support import PROJECT, aggregator, ask, environment, free_port, get_while_it_reloads, server, uwsgis
 from test_runtime_life import START, SUBINTERPRETER, X86_64
 
 # System calls that fail with an errno of one's choice from now on, in this thread and those it starts; or in all.
@@ -53,11 +52,6 @@ SAMPLED = """
                     return work()
             time.sleep(0.02)
         raise AssertionError(_runtime.status())
-    def until_sampled(count=8):
-        goal = _runtime.status()['samples'] + count  # the interval may be ten times what was asked for
-        until = time.monotonic() + 20
-        while _runtime.status()['samples'] < goal and time.monotonic() < until:
-            spin(0.02)
     def sampled(work=until_sampled, name='works'):
         assert admitted()
         before = _runtime.status()
@@ -527,17 +521,6 @@ def test_ends_while_samples_are_taken_at_10_khz_are_as_without(half, served):
     assert report['samples'] > turns * len(wanted), report['samples']
 
 
-def answer_of(port):
-    """One answer, however often the connection has to be made anew while the server reloads."""
-    until = time.monotonic() + 20
-    while True:
-        try:
-            return get(port)[2]
-        except OSError:
-            assert time.monotonic() < until
-            time.sleep(0.02)
-
-
 @pytest.mark.parametrize(
     ('which', 'options', 'stop'),
     [('pypi', [], signal.SIGINT), ('debian', ['--enable-threads', '--threads', '2'], signal.SIGTERM)],
@@ -573,9 +556,9 @@ def test_uwsgi_recycles_reloads_and_ends_as_without_while_it_is_sampled_at_10_kh
     command = [*uwsgis()[which], '--http-socket', f'127.0.0.1:{port}', '--master', '-p', '2', '--die-on-term']
     command += ['--wsgi-file', 'app.py', '--max-requests', '5', '--worker-reload-mercy', '20', *options]
     with hurried(served), server(command, port, environment(served, profiled=False), tmp_path, stop) as process:
-        answers = [answer_of(port) for _ in range(20)]
+        answers = [get_while_it_reloads(port)[2] for _ in range(20)]
         process.send_signal(signal.SIGHUP)
-        answers += [answer_of(port) for _ in range(20)]
+        answers += [get_while_it_reloads(port)[2] for _ in range(20)]
     assert set(answers) == {b'whole'}, process.output
     assert process.status == 0, (process.status, process.output)
     for bad in ('egmentation', 'Fatal Python error', 'killed by signal', 'MERCY', 'aborted'):

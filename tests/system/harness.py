@@ -203,8 +203,11 @@ class Profiled:
         assert out.returncode == 0, out.stderr
         return json.loads(out.stdout)
 
+    def aggregators(self):
+        return [pid for pid in children(self.process.pid) if is_aggregator(pid)]
+
     def aggregator(self):
-        pids = [pid for pid in children(self.process.pid) if is_aggregator(pid)]
+        pids = self.aggregators()
         assert len(pids) == 1, f'{len(pids)} aggregators'
         return pids[0]
 

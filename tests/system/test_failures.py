@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from harness import BUILD, HERE, VENV, Profiled, action, free_port, load, start_load, wait_for_port
+from harness import BUILD, HERE, VENV, Profiled, action, free_port, load, start_load, wait_for_port, wait_until
 from test_servers import gunicorn
 
 
@@ -105,19 +105,24 @@ def test_kill_9_of_a_worker_and_of_the_aggregator_under_load(tmp_path):
     try:
         wait_for_port(port, profiled.process)
         loader = start_load(port, 14, 6, '/compute', '/fast=3')
-        time.sleep(4)
+        wait_until(lambda: len(profiled.workers()) == 4, lambda: profiled.stderr)
         first = profiled.aggregator()
         before = load(port, 2, 2, '/wait')['answered']['/wait']  # a page that is asked for only before the kill
         time.sleep(2.5)
         os.kill(first, signal.SIGKILL)
-        time.sleep(3)
-        second = profiled.aggregator()
-        assert second != first, 'a new one took over'
+        wait_until(lambda: profiled.aggregators() not in ([], [first]), lambda: 'a new one takes over')
         victim = profiled.workers()[0]
         os.kill(victim, signal.SIGKILL)
-        time.sleep(2)
         result = json.loads(loader.communicate(timeout=60)[0])
-        assert len(profiled.workers()) == 4, 'gunicorn replaced it, and the new one is profiled too'
+        again = start_load(port, 60, 6, '/replaced')
+        try:
+            wait_until(
+                lambda: len(set(profiled.workers()) - {victim}) == 4,
+                lambda: 'gunicorn replaced it, and the new one is profiled too',
+            )
+        finally:
+            again.kill()
+            again.wait()
         assert profiled.stop() == 0, profiled.stderr
     finally:
         if profiled.process.poll() is None:

@@ -44,6 +44,10 @@ def left(directory):
     return set(os.listdir(directory)) if os.path.exists(directory) else set()
 
 
+def text_of(path):
+    return path.read_text() if path.exists() else ''
+
+
 def messages(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -55,8 +59,8 @@ def test_the_wsgi_example(place):
     process = subprocess.Popen([sys.executable, 'example.py'], cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
     try:
         wait_for_port(port, process)
-        until = time.monotonic() + 4
-        while time.monotonic() < until:
+        until = time.monotonic() + 60
+        while 'example.py:application' not in text_of(folder / 'profile.log') and time.monotonic() < until:
             with urllib.request.urlopen(f'http://127.0.0.1:{port}/sum') as answer:
                 assert answer.headers['X-Task-UUID'] and answer.read() == b'8999955000050000'
         live = subprocess.run(

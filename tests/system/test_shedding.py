@@ -8,15 +8,17 @@ from harness import BUILD, COMMAND, VENV
 
 CAP = 8
 
-# Until the rare action was done so often; three a second beside as many busy ones as there is time for.
+# Until the rare action was done so often; three a second at most, beside as many busy ones as there is time for, which
+# are 25 at least.
 SCRIPT = """
 import sys, time
 import profilomatic
 busy, rare, wanted = sys.argv[1], sys.argv[2], int(sys.argv[3])
 done, due = 0, time.monotonic()
 while done < wanted:
-    with profilomatic.action(busy):
-        sum(i * i % 7 for i in range(3000))
+    for _ in range(25):
+        with profilomatic.action(busy):
+            sum(i * i % 7 for i in range(3000))
     if time.monotonic() >= due:
         due += 1 / 3
         done += 1
@@ -52,7 +54,6 @@ def report(tmp_path_factory):
 def test_a_rare_action_is_profiled_beside_a_busy_one(report):
     rare, busy = report[0]['rare'], report[0]['busy']
     assert rare['count'] == 30
-    assert busy['count'] > 20 * rare['count'], 'it is not busy enough to show anything'
     assert busy['profiled'] < busy['count'] / 4, 'nothing had to be shed'
     assert rare['profiled'] >= rare['count'] / 4, rare
 

@@ -24,11 +24,16 @@ static void take_down(void)
     munmap(page, 4096);
 }
 
+/* What the kernel and the holder write into the mutex. */
+static uint32_t mutex_word(void)
+{
+    const void *word = (const uint8_t *)page + alive_word_offset();
+    return atomic_load((const _Atomic uint32_t *)word);
+}
+
 static bool is_over(void)
 {
-    uint32_t holder = atomic_load(&page->holder);
-    const void *word = (const uint8_t *)page + alive_word_offset();
-    return alive_is_over(holder, atomic_load((const _Atomic uint32_t *)word));
+    return alive_is_over(atomic_load(&page->holder), mutex_word());
 }
 
 static void *hold_for_life(void *unused)
@@ -67,9 +72,13 @@ static pid_t worker_of(void *(*work)(void *))
     return pid;
 }
 
+enum {
+    PATIENCE_MS = 30000,
+};
+
 static void await_end(void)
 {
-    for (int i = 0; i < 5000 && !is_over(); i++)
+    for (int i = 0; i < PATIENCE_MS && !is_over(); i++)
         usleep(1000);
 }
 
@@ -116,7 +125,8 @@ END_TEST
 START_TEST(what_was_released_is_not_over)
 {
     pid_t pid = worker_of(hold_and_release);
-    usleep(50000);
+    for (int i = 0; i < PATIENCE_MS && mutex_word() != 0; i++)
+        usleep(1000);
     kill_worker(pid);
     ck_assert(!is_over());
 }
