@@ -239,4 +239,5 @@ def main():
     os._exit(0)  # tracers would wait for their agent
 
 
-main()
+if __name__ == '__main__':
+    main()

@@ -1,5 +1,4 @@
-"""What the tests of delivery share: the driver of the delivery thread, a REST server that misbehaves as told, and a
-certificate authority of its own."""
+"""What the tests of delivery share: the driver of the delivery thread, and a REST server that misbehaves as told."""
 
 import gzip
 import http.server
@@ -136,58 +135,3 @@ def wait_for(condition, seconds=30):
     while not condition():
         assert time.monotonic() < deadline, 'waited in vain'
         time.sleep(0.02)
-
-
-def make_authority(folder):
-    """A CA in `folder`, a server certificate for localhost, and one for a client."""
-
-    def openssl(*arguments):
-        subprocess.run(['openssl', *arguments], cwd=folder, check=True, capture_output=True)
-
-    openssl(
-        'req',
-        '-x509',
-        '-newkey',
-        'rsa:2048',
-        '-nodes',
-        '-keyout',
-        'ca.key',
-        '-out',
-        'ca.pem',
-        '-days',
-        '2',
-        '-subj',
-        '/CN=private test authority',
-    )
-    for name in ('server', 'client'):
-        openssl(
-            'req',
-            '-newkey',
-            'rsa:2048',
-            '-nodes',
-            '-keyout',
-            f'{name}.key',
-            '-out',
-            f'{name}.csr',
-            '-subj',
-            f'/CN={name}',
-        )
-        (folder / 'names').write_text('subjectAltName=DNS:localhost\n')
-        openssl(
-            'x509',
-            '-req',
-            '-in',
-            f'{name}.csr',
-            '-CA',
-            'ca.pem',
-            '-CAkey',
-            'ca.key',
-            '-CAcreateserial',
-            '-out',
-            f'{name}.pem',
-            '-days',
-            '2',
-            '-extfile',
-            'names',
-        )
-    return folder

@@ -72,6 +72,17 @@ def run(script, directory, python=sys.executable, arguments=(), **options):
     )
 
 
+def arrived(messages, task_uuid, seconds=60):
+    """The message of that task; waits for it."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for message in list(messages):
+            if message['task_uuid'] == task_uuid:
+                return message
+        time.sleep(0.02)
+    raise AssertionError(f'no message of {task_uuid} among {len(messages)}')
+
+
 def requests_of(directory):
     """The request files of all pools under a runtime directory: path -> content."""
     found = {}

@@ -2,10 +2,14 @@
 
 import os
 import signal
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for what tests/system shares
 
 # A shell without job control starts what it puts behind an `&` with SIGINT ignored, and so would every server be
 # that a test wants to interrupt. A handler of ours becomes the default again in whatever is started from here.

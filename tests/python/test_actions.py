@@ -14,20 +14,9 @@ from wsgiref.validate import validator
 
 import profilomatic
 import pytest
-from _support import needs_native, needs_stacks
+from _support import arrived, needs_native, needs_stacks
 
 pytestmark = pytest.mark.usefixtures('messages')
-
-
-def arrived(messages, task_uuid, seconds=5):
-    """The message of that task; waits for it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        for message in list(messages):
-            if message['task_uuid'] == task_uuid:
-                return message
-        time.sleep(0.02)
-    raise AssertionError(f'no message of {task_uuid} among {len(messages)}')
 
 
 def instructions(node):

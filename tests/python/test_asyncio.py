@@ -12,9 +12,11 @@ import tempfile
 import textwrap
 
 import pytest
-from _support import aggregator, environment, exported
+from _support import ADMITTED, aggregator, environment, exported
 
-START = """
+START = (
+    ADMITTED
+    + """
     import asyncio, collections, contextvars, json, os, random, sys, threading, time
     import profilomatic
     profilomatic.configure(max_actions_per_run=0, max_overhead=0.5, time_granularity=0.001, code_granularity='method')
@@ -31,18 +33,9 @@ START = """
     def fb(seconds):
         spin(seconds)
 
-    def admitted():
-        until = time.monotonic() + 20
-        while time.monotonic() < until:
-            with profilomatic.action('probe') as action:
-                pass
-            if action.profiled:
-                return True
-            time.sleep(0.02)
-        return False
-
     assert admitted()
 """
+)
 
 
 END = """

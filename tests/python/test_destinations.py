@@ -7,7 +7,8 @@ import threading
 import time
 
 import pytest
-from _delivery import Driver, Server, make_authority, wait_for
+from _delivery import Driver, Server, wait_for
+from authority import make_authority
 
 
 @pytest.fixture

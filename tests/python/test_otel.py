@@ -4,6 +4,7 @@ import time
 
 import profilomatic
 import pytest
+from _support import arrived
 from test_frameworks import environ, serve
 
 pytest.importorskip('opentelemetry.sdk')
@@ -16,16 +17,6 @@ pytestmark = pytest.mark.usefixtures('messages')
 
 provider = TracerProvider()
 tracer = provider.get_tracer('tests')
-
-
-def arrived(messages, task_uuid, seconds=30):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        for message in list(messages):
-            if message['task_uuid'] == task_uuid:
-                return message
-        time.sleep(0.02)
-    raise AssertionError(f'no message of {task_uuid} among {len(messages)}')
 
 
 def ids(span):

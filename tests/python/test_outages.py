@@ -7,7 +7,8 @@ import ssl
 import threading
 
 import pytest
-from _delivery import Driver, Server, make_authority, wait_for
+from _delivery import Driver, Server, wait_for
+from authority import make_authority
 
 
 class Away:

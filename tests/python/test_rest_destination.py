@@ -4,7 +4,7 @@ import ssl
 
 import profilomatic
 import pytest
-from _delivery import make_authority
+from authority import make_authority
 
 
 def request(*args, **kwargs):

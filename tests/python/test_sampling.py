@@ -11,10 +11,9 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 
 import pytest
-from _support import ADMITTED, BIN, aggregator, environment
+from _support import ADMITTED, BIN, aggregator, environment, exported
 
 # Every action is profiled; nothing begins before the aggregator admits.
 START = (
@@ -84,14 +83,7 @@ def says(script, directory, interval=0.01, scope='actions', **more):
 
 def reported(directory):
     """The report of all that was done, and its rows by action type."""
-    command = [os.path.join(BIN, 'profilomatic'), 'export', '-F', 'json', '--directory', str(directory)]
-    until = time.monotonic() + 30
-    while True:
-        done = subprocess.run(command, capture_output=True, text=True)
-        if 'try again' not in done.stderr or time.monotonic() > until:  # it says so where it is short of time
-            break
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = exported(directory)
     return report, {row['action_type']: row for row in report['actions']}
 
 

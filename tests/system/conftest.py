@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 # A shell without job control starts what it puts behind an `&` with SIGINT ignored, and so would every server be
 # that a test wants to interrupt. A handler of ours becomes the default again in whatever is started from here.

@@ -15,6 +15,7 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from authority import make_authority
 from harness import BUILD, ROOT, free_port, wait_for_port
 
 
@@ -112,52 +113,6 @@ class Collector(BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
-
-
-def make_authority(folder):
-    """A private CA and a certificate for localhost, by openssl."""
-
-    def openssl(*args):
-        subprocess.run(['openssl', *args], cwd=folder, check=True, capture_output=True)
-
-    openssl(
-        'req',
-        '-x509',
-        '-newkey',
-        'rsa:2048',
-        '-nodes',
-        '-keyout',
-        'ca.key',
-        '-out',
-        'ca.pem',
-        '-days',
-        '2',
-        '-subj',
-        '/CN=test authority',
-        '-addext',
-        'keyUsage=critical,keyCertSign,cRLSign',
-    )
-    openssl(
-        'req', '-newkey', 'rsa:2048', '-nodes', '-keyout', 'server.key', '-out', 'server.csr', '-subj', '/CN=localhost'
-    )
-    (folder / 'extensions').write_text('subjectAltName=DNS:localhost\n')
-    openssl(
-        'x509',
-        '-req',
-        '-in',
-        'server.csr',
-        '-CA',
-        'ca.pem',
-        '-CAkey',
-        'ca.key',
-        '-CAcreateserial',
-        '-days',
-        '2',
-        '-extfile',
-        'extensions',
-        '-out',
-        'server.pem',
-    )
 
 
 @contextlib.contextmanager
