@@ -7,6 +7,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "runtime/tick_path.h"
+
 enum {
     TEXT = 160, /* a number, six arguments, two addresses */
 };
@@ -72,7 +74,7 @@ static ssize_t read_file(int32_t tid, char *text)
     return got;
 }
 
-enum kernel_wait kernel_wait_of(int32_t tid, uintptr_t *word)
+TICK_PATH enum kernel_wait kernel_wait_of(int32_t tid, uintptr_t *word)
 {
     char text[TEXT], *rest;
     ssize_t got = read_file(tid, text);

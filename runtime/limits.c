@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "runtime/tick_path.h"
 #include "shm/clock.h"
 #include "shm/directory.h"
 #include "shm/fault.h"
@@ -112,7 +113,7 @@ bool limits_alive(uint64_t now_ns)
     return heartbeat > now_ns || now_ns - heartbeat < LIMITS_STALE_NS;
 }
 
-uint64_t limits_silence(uint64_t now_ns)
+TICK_PATH uint64_t limits_silence(uint64_t now_ns)
 {
     const struct rates_page *rates = current_rates();
     uint64_t heartbeat =
@@ -126,7 +127,7 @@ bool limits_passthrough(void)
     return rates != NULL && rates_passthrough(rates);
 }
 
-bool limits_rates(struct rates *out, uint64_t *generation)
+TICK_PATH bool limits_rates(struct rates *out, uint64_t *generation)
 {
     const struct rates_page *rates = current_rates();
     if (rates == NULL)

@@ -13,6 +13,7 @@
 #include "runtime/kernel_wait.h"
 #include "runtime/owner.h"
 #include "runtime/stacks.h"
+#include "runtime/tick_path.h"
 #include "runtime/waits.h"
 #include "runtime/worker.h"
 #include "shm/fault.h"
@@ -98,7 +99,7 @@ static uint64_t scramble(uint64_t random)
     return random ^ random >> 29;
 }
 
-static struct view *find_view(const struct reader_thread *thread)
+TICK_PATH static struct view *find_view(const struct reader_thread *thread)
 {
     struct view *set = &work->view[(uint32_t)thread->tid % (VIEWS / VIEW_WAYS) * VIEW_WAYS], *oldest = set;
     for (int i = 0; i < VIEW_WAYS; i++) {
@@ -117,8 +118,8 @@ static struct view *find_view(const struct reader_thread *thread)
 /* ---- one thread ---------------------------------------------------------------------------------------- */
 
 /* What a thread that does not hold the GIL is doing. */
-static uint32_t state_without_gil(const struct subject *subject, const struct reader_thread *thread,
-                                  bool gil_is_held)
+TICK_PATH static uint32_t state_without_gil(const struct subject *subject, const struct reader_thread *thread,
+                                            bool gil_is_held)
 {
     subject->view->guessed = false;
     if (clock_read_ns(clock_of_thread(thread->tid)) != subject->cpu_ns)
@@ -139,8 +140,8 @@ static uint32_t state_without_gil(const struct subject *subject, const struct re
     }
 }
 
-static void put_sample(const struct subject *subject, uint64_t serial, uint64_t wall_ns, uint64_t cpu_ns,
-                       uint32_t flags)
+TICK_PATH static void put_sample(const struct subject *subject, uint64_t serial, uint64_t wall_ns,
+                                 uint64_t cpu_ns, uint32_t flags)
 {
     struct record_sample record = {
         .header = {.size = sizeof record, .kind = RECORD_SAMPLE, .flags = (uint16_t)flags},
@@ -167,7 +168,7 @@ static uint64_t spans_of(const struct subject *subject, uint64_t begin_ns)
 }
 
 /* It ran nothing since before its last stack was read, so that stack is exact, and so is what it did then. */
-static void repeat(const struct subject *subject, const struct slot_facts *facts, uint64_t wall_ns)
+TICK_PATH static void repeat(const struct subject *subject, const struct slot_facts *facts, uint64_t wall_ns)
 {
     struct view *view = subject->view;
     uint64_t serial = view->serial;
@@ -187,8 +188,8 @@ enum look { LOOK_REPEATED, LOOK_UNREAD, LOOK_GONE };
 
 /* Look at a thread, which has a slot that says `facts`, or none (NULL); where its last sample holds, that is
  * put again. */
-static enum look look_at(struct subject *subject, const struct reader_thread *thread,
-                         const struct slot_facts *facts, uint64_t wall_ns)
+TICK_PATH static enum look look_at(struct subject *subject, const struct reader_thread *thread,
+                                   const struct slot_facts *facts, uint64_t wall_ns)
 {
     subject->now_ns = clock_monotonic_ns();
     subject->cpu_ns = clock_read_ns(clock_of_thread(thread->tid));
@@ -222,8 +223,8 @@ static double core_share(void)
  * rest: short actions that compute first and wait then would have nearly twice their CPU time. There what it
  * does now decides; and so it does where others took turns with the action on the thread.
  */
-static uint64_t cpu_share(const struct subject *subject, const struct part *part, uint64_t since_ns,
-                          uint64_t since_cpu_ns, uint64_t wall_ns)
+TICK_PATH static uint64_t cpu_share(const struct subject *subject, const struct part *part, uint64_t since_ns,
+                                    uint64_t since_cpu_ns, uint64_t wall_ns)
 {
     const uint32_t state = subject->view->state;
     if (!part->alone || since_ns < part->begin_ns)
@@ -246,7 +247,8 @@ enum {
  * the thread's own, which lives as long as the thread, and all that changes our variable in it is our hooks.
  * Where one has run since the hint was read, and left no action, the gather was right before.
  */
-static void note_owner(struct copy *copy, const struct reader_thread *thread, struct reader_facts *facts)
+TICK_PATH static void note_owner(struct copy *copy, const struct reader_thread *thread,
+                                 struct reader_facts *facts)
 {
     const struct slot_facts *hint = work->hint;
     struct owner owner = {0};
@@ -272,7 +274,8 @@ static void note_owner(struct copy *copy, const struct reader_thread *thread, st
  * Whose the stack is that was just read. `facts` is what the thread's slot said before, NULL if it has none.
  * False: that is not known.
  */
-static bool find_part(const struct slot_facts *facts, const struct reader_facts *read, struct part *part)
+TICK_PATH static bool find_part(const struct slot_facts *facts, const struct reader_facts *read,
+                                struct part *part)
 {
     *part = (struct part){.serial = read->noted[NOTED_SERIAL], .begin_ns = read->noted[NOTED_BEGIN_NS]};
     if (facts == NULL || facts->shared) {
@@ -299,8 +302,8 @@ static void find_state(const struct subject *subject, const struct reader_thread
     }
 }
 
-static void name_stack(struct view *view, struct past *past, const struct stack *stack,
-                       const struct rates *rates)
+TICK_PATH static void name_stack(struct view *view, struct past *past, const struct stack *stack,
+                                 const struct rates *rates)
 {
     struct worker_page *page = worker.segment.worker;
     bool overflow = false;
@@ -317,8 +320,8 @@ static void name_stack(struct view *view, struct past *past, const struct stack 
     }
 }
 
-static void read_stack(const struct subject *subject, const struct reader_thread *thread,
-                       const struct slot_facts *facts, const struct rates *rates, uint64_t wall_ns)
+TICK_PATH static void read_stack(const struct subject *subject, const struct reader_thread *thread,
+                                 const struct slot_facts *facts, const struct rates *rates, uint64_t wall_ns)
 {
     struct worker_page *page = worker.segment.worker;
     struct view *view = subject->view;
@@ -356,7 +359,8 @@ static void read_stack(const struct subject *subject, const struct reader_thread
 }
 
 /* Read the stacks of the first `unread` subjects, or of some of them. */
-static void read_stacks(uint32_t unread, const struct rates *rates, uint64_t wall_ns, uint64_t random)
+TICK_PATH static void read_stacks(uint32_t unread, const struct rates *rates, uint64_t wall_ns,
+                                  uint64_t random)
 {
     struct draw draw = draw_begin(unread, SAMPLE_READS, random);
     wall_ns = draw_weight(unread, SAMPLE_READS, wall_ns);
@@ -380,7 +384,7 @@ static bool is_occupied(uint32_t slot)
     return slot_version(slot) != 0;
 }
 
-static void sample_slots(const struct rates *rates, uint64_t random)
+TICK_PATH static void sample_slots(const struct rates *rates, uint64_t random)
 {
     uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed), threads = 0, unread = 0;
     for (uint32_t i = 0; i < top; i++)
@@ -460,7 +464,7 @@ static void sample_others(const struct rates *rates, uint64_t random)
     read_stacks(unread, rates, wall_ns, scramble(random));
 }
 
-void sample_tick(const struct rates *rates, bool others, uint64_t spans, uint64_t random)
+TICK_PATH void sample_tick(const struct rates *rates, bool others, uint64_t spans, uint64_t random)
 {
     work->interval_ns = rates->interval_ns;
     work->spans = spans;

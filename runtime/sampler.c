@@ -16,6 +16,7 @@
 #include "runtime/notice.h"
 #include "runtime/sample.h"
 #include "runtime/spawn.h"
+#include "runtime/tick_path.h"
 #include "runtime/worker.h"
 #include "shm/fault.h"
 
@@ -230,7 +231,7 @@ static void ring_if_a_lane_fills(void)
 }
 
 /* Tick until there is nothing to sample, or nothing to go by. */
-static void run(void)
+TICK_PATH static void run(void)
 {
     struct rates rates;
     uint64_t generation = 0, told_ns = 0;

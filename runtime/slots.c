@@ -5,6 +5,7 @@
 
 #include "runtime/cpython/context.h"
 #include "runtime/sampler.h"
+#include "runtime/tick_path.h"
 
 struct slots slots;
 
@@ -51,7 +52,7 @@ static bool store_facts(int i, uint64_t version, const struct slot_facts *facts)
     return true;
 }
 
-uint64_t slot_read(uint32_t i, struct slot_facts *facts)
+TICK_PATH uint64_t slot_read(uint32_t i, struct slot_facts *facts)
 {
     uint64_t version = atomic_load_explicit(&slots.version[i], memory_order_acquire);
     if (version == 0 || (version & 1) != 0)

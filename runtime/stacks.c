@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "runtime/tick_path.h"
 #include "runtime/types.h"
 #include "shm/fault.h"
 
@@ -231,8 +232,8 @@ static uint32_t intern_frame(struct segment *segment, uint32_t parent, const str
     return node;
 }
 
-uint32_t stacks_intern(struct segment *segment, const struct stack *stack, uint32_t granularity,
-                       struct stack_memory *memory, bool *overflow)
+TICK_PATH uint32_t stacks_intern(struct segment *segment, const struct stack *stack, uint32_t granularity,
+                                 struct stack_memory *memory, bool *overflow)
 {
     if (granularity != trie->granularity) {
         trie->granularity = granularity;

@@ -7,6 +7,7 @@
 #include "runtime/cpython/suspended.h"
 #include "runtime/draw.h"
 #include "runtime/stacks.h"
+#include "runtime/tick_path.h"
 #include "runtime/worker.h"
 
 enum {
@@ -80,7 +81,7 @@ void waits_begin_segment(void)
     switched_out.definition = 0;
 }
 
-void waits_note_sample(uint64_t serial)
+TICK_PATH void waits_note_sample(uint64_t serial)
 {
     waits.seen[serial % SEEN] = serial;
 }
@@ -121,7 +122,7 @@ static void sample_wait(struct copy *copy, uint32_t row, const struct rates *rat
         counter_add(&worker.segment.worker->samples, 1);
 }
 
-void waits_sample(struct copy *copy, const struct rates *rates, uint64_t spans, uint64_t random)
+TICK_PATH void waits_sample(struct copy *copy, const struct rates *rates, uint64_t spans, uint64_t random)
 {
     const uint32_t top = atomic_load_explicit(&waits.top, memory_order_relaxed);
     uint32_t count = 0, row = 0, passed = 0;

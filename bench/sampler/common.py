@@ -20,7 +20,7 @@ class Bench:
     def target(self, mode, build=None, **arguments):
         """Run one mode of target.py in a fresh process with a pool of its own; what it printed."""
         build = os.path.abspath(build or self.options.build)
-        arguments.setdefault('bare', os.path.join(build, 'bench', 'bare_timer.so'))
+        arguments.setdefault('bare', os.path.join(os.path.abspath(self.options.build), 'bench', 'bare_timer.so'))
         with private_directory() as directory:
             done = subprocess.run(
                 [self.options.python, os.path.join(HERE, 'target.py'), mode, json.dumps(arguments)],

@@ -19,11 +19,22 @@ import time
 DEPTH = 32  # frames of every thread that is sampled, from its first to the one that works
 
 
+def make_steps():
+    """Functions that each call the next, but the last, which calls `work`: as in an application, every frame of the
+    stack is of another function."""
+    space = {}
+    for i in range(DEPTH):
+        call = f'step_{i + 1}(work, *arguments)' if i < DEPTH - 1 else 'work(*arguments)'
+        exec(f'def step_{i}(work, *arguments):\n    return {call}\n', space)
+    return [space[f'step_{i}'] for i in range(DEPTH)]
+
+
+STEPS = make_steps()
+
+
 def deep(levels, work, *arguments):
-    """`work` called below `levels` further frames."""
-    if levels > 0:
-        return deep(levels - 1, work, *arguments)
-    return work(*arguments)
+    """`work` called below `levels` further frames, one at least."""
+    return STEPS[DEPTH - max(levels, 1)](work, *arguments)
 
 
 def depth_of_caller():
@@ -35,7 +46,7 @@ def depth_of_caller():
 
 def at_depth(work, *arguments):
     """`work` called so that it is the 32nd frame of its stack."""
-    levels = DEPTH - depth_of_caller() - 2
+    levels = DEPTH - depth_of_caller() - 2  # `deep` and `work` itself
     return deep(levels, work, *arguments)
 
 
@@ -78,15 +89,19 @@ def wakes_of_task(tid):
 
 
 class BareTimer:
-    def __init__(self, library):
+    """A thread that wakes as often as the sampler; `with_calls` it makes a tick's system calls, and nothing else."""
+
+    def __init__(self, library, with_calls=False):
         self.library = ctypes.CDLL(library)
+        self.which = ctypes.c_int(with_calls)
 
     def start(self, interval):
-        self.library.bare_start(ctypes.c_uint64(int(interval * 1e9)))
+        if self.library.bare_start(self.which, ctypes.c_uint64(int(interval * 1e9))) != 0:
+            raise SystemExit('the bare timer cannot be started')
 
     def stop(self):
         ticks, cpu_ns = ctypes.c_uint64(), ctypes.c_uint64()
-        self.library.bare_stop(ctypes.byref(ticks), ctypes.byref(cpu_ns))
+        self.library.bare_stop(self.which, ctypes.byref(ticks), ctypes.byref(cpu_ns))
         return ticks.value, cpu_ns.value / 1e9
 
 
@@ -149,7 +164,8 @@ class Meter:
 
 
 def tick(options):
-    """One thread computes; the sampler and the bare timer tick beside each other."""
+    """One thread computes; the sampler and the bare timer tick beside each other. Then, with the sampler parked, the
+    bare timer and one that makes a tick's system calls."""
     interval, seconds = 1 / options['hertz'], options['seconds']
     switch_on(interval)
     bare = BareTimer(options['bare'])
@@ -160,6 +176,13 @@ def tick(options):
         at_depth(compute, time.perf_counter() + seconds)
         facts = meter.read()
         facts['bare_ticks'], facts['bare_cpu'] = bare.stop()
+    calls = BareTimer(options['bare'], with_calls=True)
+    bare.start(interval)
+    calls.start(interval)
+    at_depth(compute, time.perf_counter() + seconds)
+    facts['calls_ticks'], facts['calls_cpu'] = calls.stop()
+    ticks, cpu = bare.stop()
+    facts['calls_excess'] = facts['calls_cpu'] / facts['calls_ticks'] - cpu / ticks
     return facts
 
 

@@ -27,17 +27,20 @@ def tick(bench):
         row = middle(rows, excess_us)
         cost, bare = row['cpu'] / row['ticks'] * 1e6, row['bare_cpu'] / row['bare_ticks'] * 1e6
         spread = sorted(excess_us(r) for r in rows)
+        calls = statistics.median(r['calls_excess'] for r in rows) * 1e6
         bench.figure(
             f'tick {hertz} Hz' + (f' [{build}]' if len(builds) > 1 else ''),
             f'{hertz:5d} Hz: ratio {cost / bare:.2f} ({cost:.1f} us against {bare:.1f} us; {cost - bare:+.1f} us, '
             f'runs {spread[0]:+.1f} to {spread[-1]:+.1f}; {row["ticks"] / row["seconds"]:.0f} ticks/s, '
-            f'{row["torn"]} of {row["samples"]} torn)' + (f' {build}' if len(builds) > 1 else ''),
+            f'{row["torn"]} of {row["samples"]} torn; its two system calls alone: {calls:+.1f} us)'
+            + (f' {build}' if len(builds) > 1 else ''),
             cost,
             None if build != bench.options.build else max(TICK_RATIO * bare, bare + TICK_US),
             'us',
             bare_us=bare,
             ratio=cost / bare,
             excess_us=spread,
+            calls_excess_us=calls,
         )
 
 

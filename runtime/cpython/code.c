@@ -16,6 +16,7 @@
 
 #include "runtime/cpython/code_table.h"
 #include "runtime/cpython/line_table.h"
+#include "runtime/tick_path.h"
 #include "shm/fault.h"
 
 enum {
@@ -153,7 +154,7 @@ static void forget_all(void)
     }
 }
 
-uint64_t codes_begin(void)
+TICK_PATH uint64_t codes_begin(void)
 {
     uint64_t now = codes_deaths();
     table.read++;
@@ -198,7 +199,7 @@ static void remember_lines(const struct code *code)
         table.lines[line_of(at)] = code->address;
 }
 
-const struct code_slot *codes_around(uintptr_t instruction)
+struct code_slot *codes_around(uintptr_t instruction)
 {
     uintptr_t address = table.lines[line_of(instruction)];
     if (address == 0)
@@ -212,7 +213,7 @@ const struct code_slot *codes_around(uintptr_t instruction)
 }
 
 /* Resolve `address` into a new entry and the empty slot `i`. */
-static const struct code_slot *add(struct copy *copy, uintptr_t address, uint32_t i, bool *full)
+static struct code_slot *add(struct copy *copy, uintptr_t address, uint32_t i, bool *full)
 {
     uint32_t offset = table.arena_used;
     if (CODES_ARENA - offset < 2 * sizeof(struct block) ||
@@ -247,7 +248,7 @@ static const struct code_slot *add(struct copy *copy, uintptr_t address, uint32_
     return &table.slots[i];
 }
 
-const struct code_slot *codes_lookup(struct copy *copy, uintptr_t address, bool *full)
+TICK_PATH struct code_slot *codes_lookup(struct copy *copy, uintptr_t address, bool *full)
 {
     if (address == 0)
         return NULL;
@@ -275,7 +276,7 @@ const struct code_slot *codes_lookup(struct copy *copy, uintptr_t address, bool 
     return add(copy, address, i, full);
 }
 
-struct code *codes_entry(const struct code_slot *slot)
+TICK_PATH struct code *codes_entry(const struct code_slot *slot)
 {
     return &table.entries[slot->entry];
 }

@@ -18,15 +18,16 @@ struct code_slot {
     uint32_t first_traceable;
     uint32_t seen; /* read in which it was last looked up */
     bool proven;   /* it was the same at a second sight */
+    uint16_t call; /* the call at which a frame of it was last seen to wait: its code unit + 1; 0: none */
 };
 _Static_assert(sizeof(struct code_slot) == 32, "two a cache line");
 
 /** As codes_find, for the walk: the slot is valid until the next call. */
-const struct code_slot *codes_lookup(struct copy *copy, uintptr_t address, bool *full);
+struct code_slot *codes_lookup(struct copy *copy, uintptr_t address, bool *full);
 
 /** The known code object that has an instruction at this address, for a frame that does not tell its code any
  * more; NULL if there is none. Knows only those with first_instruction. */
-const struct code_slot *codes_around(uintptr_t instruction);
+struct code_slot *codes_around(uintptr_t instruction);
 
 /** The entry of a slot. */
 struct code *codes_entry(const struct code_slot *slot);

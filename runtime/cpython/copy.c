@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "runtime/tick_path.h"
 #include "shm/fault.h"
 
 enum {
@@ -137,7 +138,7 @@ static ssize_t gather_at(struct copy *copy, const struct iovec *pieces, int coun
     return got >= 0 ? got : errno == EFAULT ? 0 : -errno;
 }
 
-ssize_t copy_gather(struct copy *copy, const struct iovec *pieces, int count)
+TICK_PATH ssize_t copy_gather(struct copy *copy, const struct iovec *pieces, int count)
 {
     if (copy->bytes == NULL || (!copy->readv && !copy->own_table && !scratch_is_ours(copy)))
         return -EBADF;

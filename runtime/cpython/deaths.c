@@ -21,6 +21,7 @@
 #include "runtime/cpython/code.h"
 #include "runtime/cpython/code_table.h"
 #include "runtime/cpython/layout.h"
+#include "runtime/tick_path.h"
 #include "shm/fault.h"
 
 enum {
@@ -55,7 +56,7 @@ int codes_watch(void)
     return 0;
 }
 
-uint64_t codes_deaths(void)
+TICK_PATH uint64_t codes_deaths(void)
 {
     atomic_thread_fence(memory_order_acquire); /* after whatever memory was copied before */
     return atomic_load_explicit(&deaths, memory_order_acquire);

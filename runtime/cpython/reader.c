@@ -10,6 +10,7 @@
 #include "runtime/cpython/code_table.h"
 #include "runtime/cpython/reader_start.h"
 #include "runtime/cpython/walk.h"
+#include "runtime/tick_path.h"
 #include "shm/clock.h"
 
 enum {
@@ -82,7 +83,7 @@ bool reader_finalizing(void)
     return runtime_is_finalizing();
 }
 
-bool reader_gil_has(uintptr_t word)
+TICK_PATH bool reader_gil_has(uintptr_t word)
 {
     return gil != NULL && word - (uintptr_t)gil < sizeof *gil;
 }
@@ -91,7 +92,7 @@ bool reader_gil_has(uintptr_t word)
 
 void (*reader_gathered)(struct copy *copy, const struct reader_thread *thread, struct reader_facts *facts);
 
-static bool any_died(const struct stack *stack, uint64_t since)
+TICK_PATH static bool any_died(const struct stack *stack, uint64_t since)
 {
     if (codes_deaths() == since)
         return false;
@@ -115,17 +116,18 @@ static void keep(struct stack *kept, const struct stack *stack)
     memcpy(kept, stack, offsetof(struct stack, frame) + stack->count * sizeof stack->frame[0]);
 }
 
-bool reader_read(struct copy *copy, const struct reader_thread *thread, struct reader_prediction *prediction,
-                 struct stack *out, struct reader_facts *facts)
+TICK_PATH bool reader_read(struct copy *copy, const struct reader_thread *thread,
+                           struct reader_prediction *prediction, struct stack *out,
+                           struct reader_facts *facts)
 {
     struct snapshot snapshot;
     snapshot_empty(&snapshot);
     out->count = out->flags = out->retries = 0;
     uint64_t deaths = 0, deaths_kept = 0;
     uintptr_t gap = 0; /* of the snapshot before */
-    struct stack kept; /* the first that was doubtful */
-    struct reader_facts facts_kept = {0};
-    kept.count = 0;
+    struct stack kept; /* the first that was doubtful; large, and nearly never touched */
+    bool any_kept = false;
+    struct reader_facts facts_kept;
     for (int invalid = 0, gathers = 0, interrupted = 0, moved = 0; invalid <= RETRIES && gathers < GATHERS;
          gathers++) {
         out->retries = (uint32_t)gathers;
@@ -185,7 +187,8 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
             snapshot_settle(&snapshot);
             if (!snapshot.doubtful)
                 return out->count != 0;
-            if (kept.count == 0) {
+            if (!any_kept && out->count != 0) {
+                any_kept = true;
                 keep(&kept, out);
                 deaths_kept = deaths;
                 facts_kept = *facts;
@@ -195,7 +198,7 @@ bool reader_read(struct copy *copy, const struct reader_thread *thread, struct r
             snapshot_doubt(&snapshot);
         invalid++;
     }
-    if (kept.count != 0 && !any_died(&kept, deaths_kept)) {
+    if (any_kept && !any_died(&kept, deaths_kept)) {
         kept.retries = out->retries;
         keep(out, &kept);
         *facts = facts_kept;

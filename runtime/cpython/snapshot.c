@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "runtime/tick_path.h"
+
 #if !HEAP_FRAMES
 
 enum {
@@ -176,8 +178,8 @@ static void name_frames(struct snapshot *snapshot, struct plan *plan, int from, 
     }
 }
 
-enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy, const struct reader_thread *thread,
-                           struct reader_prediction *p)
+TICK_PATH enum outcome snapshot_take(struct snapshot *snapshot, struct copy *copy,
+                                     const struct reader_thread *thread, struct reader_prediction *p)
 {
     if (p->chunks == 0 && !list_chunks(copy, thread, p))
         return GONE;
@@ -322,7 +324,7 @@ static void settle_frames(const struct snapshot *snapshot, struct reader_predict
     p->frames = n;
 }
 
-void snapshot_settle(const struct snapshot *snapshot)
+TICK_PATH void snapshot_settle(const struct snapshot *snapshot)
 {
     struct reader_prediction *p = snapshot->prediction;
     settle_frames(snapshot, p);

@@ -3,6 +3,7 @@
 
 #include "runtime/cpython/calls.h"
 #include "runtime/cpython/code_table.h"
+#include "runtime/tick_path.h"
 
 #if !HEAP_FRAMES
 
@@ -21,14 +22,27 @@ struct seen {
     bool complete;   /* it has begun to run its own code */
     bool internal;   /* a trampoline: it calls without ever having begun */
     bool past_first; /* beyond its first instruction, in which only C code that interrupts it can call */
+    bool at_call;    /* at an instruction that calls; not looked at in a leaf */
 };
 
-static bool look(struct copy *copy, const uint8_t *copied, struct seen *seen)
+/* Callers mostly stand where they stood last, which their slot tells without a look at the map. */
+static bool is_at_call(struct code_slot *slot, uint32_t unit)
+{
+    if (slot->call == unit + 1)
+        return true;
+    if (!calls_may(codes_entry(slot)->calls, unit))
+        return false;
+    slot->call = unit < UINT16_MAX ? (uint16_t)(unit + 1) : 0;
+    return true;
+}
+
+/* `leaf`: it need not stand at a call. */
+static bool look(struct copy *copy, const uint8_t *copied, bool leaf, struct seen *seen)
 {
     const _PyInterpreterFrame *frame = (const _PyInterpreterFrame *)(const void *)copied;
     uintptr_t executable = frame_executable(frame);
     bool full = false;
-    const struct code_slot *slot = codes_lookup(copy, executable, &full);
+    struct code_slot *slot = codes_lookup(copy, executable, &full);
 #ifdef FRAMES_FORGET_CODE
     if (executable == 0 && (slot = codes_around(frame_instruction(frame))) != NULL)
         executable = slot->address;
@@ -42,13 +56,14 @@ static bool look(struct copy *copy, const uint8_t *copied, struct seen *seen)
     seen->frame = frame;
     if (offset == (uintptr_t)0 - sizeof(_Py_CODEUNIT)) { /* just created: one before the first */
         seen->instruction = 0;
-        seen->complete = seen->past_first = false;
+        seen->complete = seen->past_first = seen->at_call = false;
         return true;
     }
     if (offset % sizeof(_Py_CODEUNIT) != 0 || offset / sizeof(_Py_CODEUNIT) >= slot->instructions)
         return false;
     seen->instruction = (uint32_t)(offset / sizeof(_Py_CODEUNIT));
     seen->past_first = seen->instruction > slot->first_traceable;
+    seen->at_call = !leaf && is_at_call(slot, seen->instruction);
     seen->complete = frame->owner == FRAME_OWNED_BY_GENERATOR || seen->instruction >= slot->first_traceable;
     return true;
 }
@@ -71,7 +86,7 @@ static bool may_have_entered(const struct seen *seen, enum entered entered, bool
         return true;
     if (!seen->complete || (entered != ENTERED_BY_C && !seen->past_first))
         return false;
-    if (entered == ENTERED_AS_CALL && !calls_may(seen->code->calls, seen->instruction))
+    if (entered == ENTERED_AS_CALL && !seen->at_call)
         *doubtful = true;
     return true;
 }
@@ -104,8 +119,8 @@ static bool is_certain(const struct link *link, const _PyInterpreterFrame *calle
  * Does the frame at `child` on chunk `k_child` follow what ends at `at` on chunk `k`, where `caller` ends
  * (NULL: the stack begins there), if `link` leads from the one to the other?
  */
-static bool follows(struct snapshot *snapshot, struct copy *copy, const _PyInterpreterFrame *caller,
-                    uintptr_t at, int k, uintptr_t child, int k_child, const struct link *link)
+TICK_PATH static bool follows(struct snapshot *snapshot, struct copy *copy, const _PyInterpreterFrame *caller,
+                              uintptr_t at, int k, uintptr_t child, int k_child, const struct link *link)
 {
     uintptr_t gap[GAP_MOST];
     bool begun = true;
@@ -126,7 +141,7 @@ static bool follows(struct snapshot *snapshot, struct copy *copy, const _PyInter
         const uint8_t *copied = snapshot_frame(snapshot, at, k);
         struct seen dying;
         if (k > k_child || (k == k_child && at > child) || n == GAP_MOST || copied == NULL ||
-            !look(copy, copied, &dying) || dying.frame->owner != FRAME_OWNED_BY_THREAD ||
+            !look(copy, copied, true, &dying) || dying.frame->owner != FRAME_OWNED_BY_THREAD ||
             !frame_may_die(dying.frame, at))
             return false;
         /* What was called by another of the gap is no more dying than that one. */
@@ -168,7 +183,8 @@ static bool is_base_mark(const struct snapshot *snapshot, uintptr_t mark)
 #endif
 }
 
-enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stack *out, uintptr_t *missing)
+TICK_PATH enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stack *out,
+                                 uintptr_t *missing)
 {
     uintptr_t child = 0, at = snapshot->leaf;
     int k_child = -1, hint = snapshot->chunks - 1;
@@ -199,7 +215,7 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
             continue;
         }
         struct seen seen;
-        if (!look(copy, copied, &seen))
+        if (!look(copy, copied, at == snapshot->leaf, &seen))
             return WALK_INVALID;
         if (at != snapshot->leaf && !may_have_entered(&seen, entered, &snapshot->doubtful))
             return WALK_INVALID;
@@ -251,7 +267,7 @@ static int between(struct snapshot *snapshot, struct copy *copy, uintptr_t from,
             return -1;
         const _PyInterpreterFrame *frame = (const _PyInterpreterFrame *)(const void *)copied;
         if (!frame_is_entry(frame)) {
-            if (frame->owner != FRAME_OWNED_BY_GENERATOR || !look(copy, copied, &seen))
+            if (frame->owner != FRAME_OWNED_BY_GENERATOR || !look(copy, copied, false, &seen))
                 return hops == 0 && caller != 0 ? 0 : -1;
             if (n == most)
                 return -1;
@@ -280,7 +296,7 @@ static bool is_pushed_only(const struct snapshot *snapshot, const struct seen *l
                            const struct seen *below, uintptr_t caller)
 {
     return caller != 0 && snapshot->leaf == caller && frame_may_die(last->frame, at) &&
-           !frame_may_die(below->frame, caller) && calls_may(below->code->calls, below->instruction);
+           !frame_may_die(below->frame, caller) && below->at_call;
 }
 
 /*
@@ -304,7 +320,7 @@ static int collect(struct snapshot *snapshot, struct copy *copy, uintptr_t most,
         const uint8_t *copied = snapshot_frame(snapshot, at, k);
         struct seen seen;
         struct stack_frame frames[HOPS_MOST];
-        if (copied == NULL || !look(copy, copied, &seen) || seen.frame->owner != FRAME_OWNED_BY_THREAD)
+        if (copied == NULL || !look(copy, copied, false, &seen) || seen.frame->owner != FRAME_OWNED_BY_THREAD)
             break;
         enum entered entered = (uintptr_t)seen.frame->previous != caller || frame_enters_from_c(seen.frame)
                                    ? ENTERED_BY_C
@@ -362,7 +378,7 @@ bool walk_from_root(struct snapshot *snapshot, struct copy *copy, struct stack *
     return reached && generators == running_generators(snapshot);
 }
 
-bool walk_met_mark(const struct snapshot *snapshot)
+TICK_PATH bool walk_met_mark(const struct snapshot *snapshot)
 {
 #if MARK_IS_AN_END
     return snapshot->data_end == snapshot->top;
