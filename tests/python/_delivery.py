@@ -9,9 +9,9 @@ import struct
 import subprocess
 import threading
 import time
-from pathlib import Path
 
-BUILD = Path(os.environ.get('POM_BUILD', Path(__file__).resolve().parents[2] / 'build'))
+from _command import BUILD
+
 DRIVER = BUILD / 'tests' / 'drive_delivery'
 
 
