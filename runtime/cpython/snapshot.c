@@ -331,7 +331,8 @@ TICK_PATH void snapshot_settle(const struct snapshot *snapshot)
     uintptr_t newest = TSTATE_WORD(snapshot->tstate, datastack_chunk);
     uintptr_t top = TSTATE_WORD(snapshot->tstate, datastack_top);
     for (int k = p->chunks - 1; k >= 0; k--) {
-        if (snapshot->chunk[k] == NULL)
+        /* The walk may have had the chunks listed anew since. */
+        if (k >= snapshot->chunks || snapshot->chunk_at[k] != p->chunk[k] || snapshot->chunk[k] == NULL)
             continue;
         const _PyStackChunk *head = snapshot_chunk(snapshot, k);
         if (p->chunk[k] != newest) {
