@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "aggregator/checkpoint_piece.h"
@@ -184,10 +185,19 @@ static int write_piece(struct pool *pool, const struct piece_counts *counts, boo
     return rc;
 }
 
+/* While a chain is begun anew the old one is still there: that must not come too late. */
+static bool room_is_scarce(const struct pool *pool)
+{
+    struct statvfs system;
+    return fstatvfs(pool->chain.fd, &system) == 0 && system.f_blocks != 0 &&
+           system.f_bavail * system.f_frsize < pool->chain.bytes;
+}
+
 static bool wants_whole(const struct pool *pool)
 {
     return pool->whole || store_chain_lost(&pool->chain) || pool->merge.actions.untold ||
-           pool->chain.bytes > 2 * pool->whole_bytes + CHAIN_GROWTH;
+           pool->chain.bytes > 2 * pool->whole_bytes + CHAIN_GROWTH ||
+           (pool->chain.bytes > 2 * pool->whole_bytes && room_is_scarce(pool));
 }
 
 static void drop_windows(struct pool *pool)

@@ -11,6 +11,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "shm/clock.h"
@@ -112,6 +113,20 @@ static void fill_header(struct segment_header *header, const char *source, uint3
     snprintf(header->source, sizeof header->source, "%s", source);
 }
 
+/*
+ * What must stay free of the file system: the application has locks and shared memory of its own there, and
+ * the aggregator can remove the segments of the dead only once it has written what it took from them. Asked
+ * after the pages were reserved, so of several that come at once each sees the others'.
+ */
+static bool leaves_room(int fd)
+{
+    struct statvfs system;
+    if (fstatvfs(fd, &system) != 0 || system.f_blocks == 0) /* or it has no bound */
+        return true;
+    uint64_t quarter = system.f_blocks / 4, most = SEGMENT_SPARE_BYTES / system.f_frsize;
+    return system.f_bavail >= (quarter < most ? quarter : most);
+}
+
 /* Reserve every page and make it resident, so that no later write can fault or fail. */
 static int allocate(int fd, uint64_t bytes)
 {
@@ -126,6 +141,8 @@ static int allocate(int fd, uint64_t bytes)
         error = posix_fallocate(fd, 0, (off_t)bytes);
     while (error == EINTR);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error == 0 && !leaves_room(fd))
+        error = ENOSPC;
     return -error;
 }
 

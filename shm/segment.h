@@ -7,8 +7,9 @@
  *   then     struct counters, the two definition areas, the two lanes, each starting on a page
  *
  * Made under a temporary name (".<uuid>.new"), fully allocated (a full tmpfs says ENOSPC here, never SIGBUS
- * later), filled in, and renamed to "<uuid>.ring". Its identity is the uuid, never the pid. The worker keeps
- * no file descriptor for it. The child of a fork does not inherit the mapping (MADV_DONTFORK).
+ * later; some room is left for others), filled in, and renamed to "<uuid>.ring". Its identity is the uuid,
+ * never the pid. The worker keeps no file descriptor for it. The child of a fork does not inherit the mapping
+ * (MADV_DONTFORK).
  *
  * The worker's page and the counters are mapped by both sides and hold atomic words only; the aggregator
  * reads lanes and definitions with pread into memory of its own and trusts nothing in them.
@@ -41,6 +42,7 @@
 
 enum {
     SEGMENT_PAGE = 4096,
+    SEGMENT_SPARE_BYTES = 8 << 20, /* left free on its file system, or a quarter of that if it is less */
     LANE_SAMPLER = 0,
     LANE_ACTION = 1,
     SEGMENT_LANES = 2,
@@ -141,8 +143,9 @@ struct segment {
 
 /**
  * Make a segment for this process in `rings` (a pool's rings/ folder) and map it. Signals are blocked while
- * it is allocated. Returns 0, or -errno with fault_text() (-ENOSPC: the file system is full); nothing is left
- * behind on failure. `python_hexversion` is noted for readers.
+ * it is allocated. Returns 0, or -errno with fault_text() (-ENOSPC: the file system is full, or would have
+ * less than SEGMENT_SPARE_BYTES left); nothing is left behind on failure. `python_hexversion` is noted for
+ * readers.
  */
 int segment_create(struct segment *segment, const char *rings, const char *source, uint32_t python_hexversion,
                    const struct segment_sizes *sizes);
