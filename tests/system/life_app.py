@@ -1,10 +1,10 @@
 """The application of the life cycle tests: plain WSGI and ASGI. Every answer says in X-Pid which process gave it."""
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
-import time
 
 
 def compute():
@@ -24,9 +24,10 @@ def fork():
 
 
 def program():
-    """Another program, and another Python."""
+    """Another program, and another Python, which under uWSGI is not sys.executable."""
     subprocess.run(['true'], check=True)
-    return subprocess.run([sys.executable, '-c', 'print(6 * 7)'], check=True, capture_output=True, text=True).stdout
+    python = os.path.join(sys.prefix, 'bin', 'python3')
+    return subprocess.run([python, '-c', 'print(6 * 7)'], check=True, capture_output=True, text=True).stdout
 
 
 def vanish():
@@ -34,9 +35,9 @@ def vanish():
 
 
 def hang():
-    """Deaf, too: gunicorn's first try is a signal that the interpreter would turn into an exception."""
+    """With all threads and greenlets, as it keeps the GIL, and deaf: gunicorn's first try is a signal."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGABRT])
-    time.sleep(60)
+    ctypes.PyDLL(None).sleep(60)
 
 
 PAGES = {

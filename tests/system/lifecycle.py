@@ -49,13 +49,13 @@ class Case:
     statuses: tuple = (0,)
     paths: list = field(default_factory=lambda: PATHS)
     exact: bool = True  # no request fails, and each is counted
+    resets: bool = False  # … but a worker that ends resets connections that have not asked yet
     recycled: bool = False  # workers are too short-lived to be sampled each
     service: bool = False  # the profile is gathered by a service, not by `profilomatic run` …
     embedded: bool = False  # … or by the private aggregator that workers start
     needs: Callable = lambda: None  # a reason to skip
     other_user: bool = False
     finish: Optional[Callable] = None  # ends the server: f(life) -> status
-    always: bool = True  # False: only in the whole matrix
 
 
 class Life:
@@ -218,13 +218,11 @@ def gunicorn(*options, app='life_app:app'):
 
 def lacks(*packages):
     """In the servers' environment, which is mostly ours too."""
+    if not packages:
+        return None
     script = f'import {", ".join(packages)}'
     missing = subprocess.run([VENV / 'python', '-c', script], capture_output=True).returncode != 0
     return f'one of {packages} is not installed' if missing else None
-
-
-def uvicorn(*options):
-    return gunicorn('-k', 'uvicorn_worker.UvicornWorker', *options, app='life_app:asgi')
 
 
 def uwsgi(*options):
@@ -234,6 +232,29 @@ def uwsgi(*options):
 def debian_uwsgi(*options):
     words = ('/usr/bin/uwsgi', '--plugin', 'python3')
     return lambda port: [*words, '--http-socket', f'127.0.0.1:{port}', *UWSGI, *options]
+
+
+# Starts a server that becomes a daemon, and stays for as long as that has its pid in its file, as an init script does.
+KEEPER = """
+pid=$1
+shift
+"$@" || exit
+while [ ! -s "$pid" ]; do sleep 0.1; done
+trap 'kill -s TERM "$(cat "$pid")"' TERM
+trap 'kill -s INT "$(cat "$pid")"' INT
+while [ -e "$pid" ]; do sleep 0.1; done
+"""
+
+
+def daemon(command, option):
+    """`option` names the file for the server's pid."""
+
+    def words(port):
+        pid = Path(tempfile.gettempdir(), f'profilomatic-life-{port}.pid')
+        server, *rest = command(port)
+        return ['sh', '-c', KEEPER, 'sh', pid, server, option, pid, *rest]
+
+    return words
 
 
 def needs_debian():
@@ -334,49 +355,89 @@ def flood(life):
         life.traffic.add(traffic)
 
 
-KILLED = {'exact': False}
-CASES = {
-    'gunicorn': Case(gunicorn()),
-    'gunicorn-preload': Case(gunicorn('--preload')),
-    'gunicorn-gthread': Case(gunicorn('-k', 'gthread', '--threads', '3')),
-    'gunicorn-gthread-preload': Case(gunicorn('-k', 'gthread', '--threads', '3', '--preload'), always=False),
-    'gunicorn-gevent': Case(gunicorn('-k', 'gevent'), needs=lambda: lacks('gevent')),
-    'gunicorn-gevent-preload': Case(gunicorn('-k', 'gevent', '--preload'), needs=lambda: lacks('gevent')),
-    'gunicorn-uvicorn': Case(uvicorn(), needs=lambda: lacks('uvicorn_worker')),
-    'gunicorn-uvicorn-preload': Case(uvicorn('--preload'), needs=lambda: lacks('uvicorn_worker'), always=False),
-    'gunicorn-max-requests': Case(gunicorn('--max-requests', '10'), recycled=True),
-    'gunicorn-max-requests-preload': Case(gunicorn('--max-requests', '10', '--preload'), recycled=True, always=False),
-    'gunicorn-timeout': Case(gunicorn('--timeout', '2'), hang, **KILLED),
-    'gunicorn-reload': Case(gunicorn(), reload(signal.SIGHUP)),
-    'gunicorn-reload-preload': Case(gunicorn('--preload'), reload(signal.SIGHUP), always=False),
-    'gunicorn-vanish': Case(gunicorn('--preload'), vanish, **KILLED),
-    'gunicorn-upgrade': Case(gunicorn(), upgrade, service=True, finish=stop_upgraded),
-    'gunicorn-nobody': Case(gunicorn_for_nobody(), needs=needs_another_user, other_user=True),
-    'gunicorn-nobody-preload': Case(
-        gunicorn_for_nobody('--preload'), needs=needs_another_user, other_user=True, always=False
-    ),
-    'gunicorn-embedded': Case(gunicorn('--preload'), reload(signal.SIGHUP), embedded=True),
-    'uwsgi-embedded': Case(uwsgi(), embedded=True, stop=signal.SIGINT),
-    'gunicorn-fork': Case(gunicorn('-k', 'gthread', '--threads', '3'), paths=[*PATHS, '/fork']),
-    'gunicorn-subprocess': Case(gunicorn('-k', 'gthread', '--threads', '3'), paths=[*PATHS, '/program']),
-    'uwsgi-nobody': Case(uwsgi_for_nobody(), needs=needs_another_user, other_user=True, stop=signal.SIGINT),
+# ---- the table: each form of a server, and each thing that may happen to it ----------------------------------------
+
+FORMS_OF_GUNICORN = {  # name -> options, application, packages beside gunicorn
+    'gunicorn': ((), 'life_app:app', ()),
+    'gunicorn-gthread': (('-k', 'gthread', '--threads', '3'), 'life_app:app', ()),
+    'gunicorn-gevent': (('-k', 'gevent'), 'life_app:app', ('gevent',)),
+    'gunicorn-uvicorn': (('-k', 'uvicorn_worker.UvicornWorker'), 'life_app:asgi', ('uvicorn_worker',)),
 }
-for build, needs, always in ((uwsgi, lambda: None, True), (debian_uwsgi, needs_debian, False)):
-    CASES |= {
-        f'{build.__name__}{name}': Case(
-            build(*options), during, stop=signal.SIGINT, needs=needs, always=always or often, **facts
-        )
-        for name, options, during, often, facts in (
-            ('', (), None, True, {}),
-            ('-lazy', ('--lazy-apps',), None, False, {}),
-            ('-threads', ('--enable-threads', '--threads', '2'), None, False, {}),
-            ('-cheaper', ('--cheaper', '1', '--cheaper-initial', '1', '-p', '3'), flood, False, {'at_first': 1}),
-            ('-max-requests', ('--max-requests', '10'), None, False, {'recycled': True}),
-            ('-harakiri', ('--harakiri', '2'), hang, False, KILLED),
-            ('-reload', (), reload(signal.SIGHUP), False, KILLED),
-            ('-reload-lazy', ('--lazy-apps',), reload(signal.SIGHUP), False, KILLED),
-            ('-hooks', ('--py-call-uwsgi-fork-hooks',), None, True, {}),
-            ('-hooks-threads', ('--py-call-uwsgi-fork-hooks', '--enable-threads'), None, False, {}),
-            ('-vanish', (), vanish, False, KILLED),
-        )
-    }
+FORMS_OF_UWSGI = {  # name -> options
+    '': (),
+    '-lazy': ('--lazy-apps',),
+    '-threads': ('--enable-threads', '--threads', '2'),
+    '-hooks': ('--py-call-uwsgi-fork-hooks',),
+    '-hooks-threads': ('--py-call-uwsgi-fork-hooks', '--enable-threads'),
+}
+KILLED = {'exact': False}
+HAPPENS_TO_ALL = {  # name -> options, what is done, what is known of it
+    '': ((), None, {}),
+    '-max-requests': (('--max-requests', '10'), None, {'recycled': True}),
+    '-vanish': ((), vanish, KILLED),
+    '-fork': ((), None, {'paths': [*PATHS, '/fork']}),
+    '-subprocess': ((), None, {'paths': [*PATHS, '/program']}),
+}
+HAPPENS_TO_GUNICORN = HAPPENS_TO_ALL | {
+    '-timeout': (('--timeout', '2'), hang, KILLED),
+    '-reload': ((), reload(signal.SIGHUP), {}),
+    '-upgrade': ((), upgrade, {'service': True, 'finish': stop_upgraded}),
+    '-embedded': ((), reload(signal.SIGHUP), {'embedded': True}),
+}
+HAPPENS_TO_UWSGI = HAPPENS_TO_ALL | {
+    '-harakiri': (('--harakiri', '2'), hang, KILLED),
+    '-reload': ((), reload(signal.SIGHUP), KILLED),
+    '-embedded': ((), None, {'embedded': True}),
+}
+# The others only in the whole matrix.
+OFTEN = {
+    *('gunicorn', 'gunicorn-preload', 'gunicorn-gthread', 'gunicorn-gevent', 'gunicorn-gevent-preload'),
+    *('gunicorn-uvicorn', 'gunicorn-max-requests', 'gunicorn-timeout', 'gunicorn-reload', 'gunicorn-preload-vanish'),
+    *('gunicorn-upgrade', 'gunicorn-nobody', 'gunicorn-preload-embedded', 'gunicorn-gthread-fork'),
+    *('gunicorn-gthread-subprocess', 'gunicorn-daemon', 'uwsgi-nobody', 'uwsgi-embedded', 'uwsgi-cheaper'),
+    *(f'uwsgi{form}' for form in FORMS_OF_UWSGI),
+    *('uwsgi-max-requests', 'uwsgi-harakiri', 'uwsgi-reload', 'uwsgi-lazy-reload', 'uwsgi-vanish'),
+    *('debian_uwsgi', 'debian_uwsgi-hooks'),
+}
+
+
+def gunicorns():
+    for form, (options, app, packages) in FORMS_OF_GUNICORN.items():
+        for preload, again in (('', ()), ('-preload', ('--preload',))):
+            for event, (more, during, facts) in HAPPENS_TO_GUNICORN.items():
+                command = gunicorn(*options, *again, *more, app=app)
+                facts = {'resets': form == 'gunicorn-uvicorn', **facts}
+                yield form + preload + event, Case(command, during, needs=lambda p=packages: lacks(*p), **facts)
+                if packages or facts.get('service') or facts.get('embedded'):
+                    continue  # another user has only what Debian has
+                name = form.replace('gunicorn', 'gunicorn-nobody') + preload + event
+                command = gunicorn_for_nobody(*options, *again, *more)
+                yield name, Case(command, during, needs=needs_another_user, other_user=True, **facts)
+    yield 'gunicorn-daemon', Case(daemon(gunicorn('--daemon'), '--pid'), service=True)
+    yield 'gunicorn-preload-daemon', Case(daemon(gunicorn('--preload', '--daemon'), '--pid'), service=True)
+
+
+def uwsgis():
+    interrupt = {'stop': signal.SIGINT}
+    for build, needs in ((uwsgi, lambda: None), (debian_uwsgi, needs_debian)):
+        for form, options in FORMS_OF_UWSGI.items():
+            for event, (more, during, facts) in HAPPENS_TO_UWSGI.items():
+                yield (
+                    build.__name__ + form + event,
+                    Case(build(*options, *more), during, needs=needs, **interrupt, **facts),
+                )
+        few = ('--cheaper', '1', '--cheaper-initial', '1', '-p', '3')
+        yield f'{build.__name__}-cheaper', Case(build(*few), flood, at_first=1, needs=needs, **interrupt)
+        command = daemon(build('--daemonize', '/dev/null', '--vacuum'), '--pidfile')
+        yield f'{build.__name__}-daemon', Case(command, service=True, needs=needs, **interrupt)
+    for event, (more, during, facts) in HAPPENS_TO_UWSGI.items():
+        if not facts.get('embedded'):
+            command = uwsgi_for_nobody(*more)
+            yield (
+                f'uwsgi-nobody{event}',
+                Case(command, during, needs=needs_another_user, other_user=True, **interrupt, **facts),
+            )
+
+
+CASES = dict([*gunicorns(), *uwsgis()])
+assert set(CASES) >= OFTEN, OFTEN - set(CASES)

@@ -1,14 +1,14 @@
 """Servers' lives: whatever a server does with its processes, each worker is profiled, each request is counted, and
 nothing of ours is left: no file, no process, no zombie; the server ends in time, with its own status.
 
-POM_WHOLE_MATRIX=1 runs all of lifecycle.py's table, else what is marked so is left out.
+POM_WHOLE_MATRIX=1 runs all of lifecycle.py's table, some 20 minutes; else what is OFTEN run there.
 """
 
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from lifecycle import CASES, Life
+from lifecycle import CASES, OFTEN, Life
 
 WHOLE = os.environ.get('POM_WHOLE_MATRIX') == '1'
 AT_ONCE = 2
@@ -23,7 +23,7 @@ def lives(request, tmp_path_factory):
         yield {name: pool.submit(lambda n=name, f=folder: Life(CASES[n], f).live()) for name, folder in asked.items()}
 
 
-@pytest.mark.parametrize('name', [name for name, case in CASES.items() if case.always or WHOLE])
+@pytest.mark.parametrize('name', [name for name in CASES if name in OFTEN or WHOLE])
 def test_a_servers_life(name, lives):
     case = CASES[name]
     if name not in lives:
@@ -47,7 +47,8 @@ def test_a_servers_life(name, lives):
             kills, in_flight = len(traffic.by_pid), traffic.failures
             assert answered - kills <= counted[path] <= answered + in_flight, (path, counted, traffic.answered)
     if case.exact:
-        assert traffic.failures == 0, traffic.failed
+        ended = len(traffic.by_pid) - case.workers
+        assert traffic.failures <= case.resets * ended * traffic.clients, traffic.failed
         assert report['workers'] == len(traffic.by_pid), 'each process that answered, and no other'
     else:
         assert report['workers'] >= len(traffic.by_pid)

@@ -6,6 +6,7 @@ POM_LONG_RESTARTS=1 goes on for a minute instead of twenty seconds.
 
 import os
 import random
+import re
 import shutil
 import signal
 import struct
@@ -22,6 +23,8 @@ from traffic import Traffic
 SECONDS = 60 if os.environ.get('POM_LONG_RESTARTS') == '1' else 20
 SERVERS = {'gunicorn': (gunicorn('-w', '3'), signal.SIGTERM), 'uwsgi': (uwsgi('-p', '3'), signal.SIGINT)}
 WORKERS = 3
+# Nothing of what a death in the middle of a write leaves: no hidden file, no segment, no socket.
+KEPT = re.compile(r'aggregator\.lock|budget|rates|names|checkpoint|window-\d+|[0-9a-f]{32}\.json')
 RATES_ABI_AT = 8  # behind the magic number, as in a segment
 
 
@@ -66,11 +69,23 @@ class Trial:
                 traffic.stop()
             served.process.send_signal(self.stop_signal)
             self.status = served.process.wait(90)
-            wait_until(lambda: served.rings() == [], lambda: f'{served.rings()} {served.stderr}')
+            # What a worker has not finished making when it is killed goes when it is a minute old.
+            wait_until(lambda: served.rings() == [], lambda: f'{served.rings()} {served.stderr}', seconds=90)
             self.report = served.ask('report')
+            self.kept, self.left = self.ends()
         finally:
             served.close()
         return self
+
+    def ends(self):
+        """What the service keeps for its next life; and what a private one leaves, which keeps nothing, in its place."""
+        place, service = self.served.place, self.served.aggregators[-1]
+        service.terminate()
+        assert service.wait(60) == 0, self.served.stderr
+        kept = {path.name for path in place.rglob('*') if not path.is_dir()}
+        command = [AGGREGATOR, '--directory', place, '--private', '--linger', '1']
+        subprocess.run(command, check=True, timeout=60, stderr=subprocess.DEVNULL)
+        return kept, sorted(map(str, place.parent.glob(place.name + '*')))
 
     def sampled_again(self):
         """Have all that live now been sampled since the last aggregator came?"""
@@ -102,6 +117,8 @@ def test_random_kills_cost_no_request_and_no_count(server, trials):
     assert set(counted) == set(traffic.answered)
     # An answer may have left a killed worker before its action ended, or an action ended before its answer left.
     assert abs(sum(counted.values()) - sum(traffic.answered.values())) <= kills, (counted, traffic.answered, kills)
+    assert [name for name in trial.kept if not KEPT.fullmatch(name)] == []
+    assert trial.left == []
 
 
 def starts(place):

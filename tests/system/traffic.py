@@ -11,6 +11,7 @@ class Traffic:
 
     def __init__(self, port, paths, threads=3):
         self.port = port
+        self.clients = threads
         self.answered = Counter()  # by path
         self.by_pid = Counter()
         self.last_answer = {}  # pid -> when, of this clock: time.monotonic()
