@@ -236,23 +236,43 @@ void pool_store_heads(struct pool *pool)
         worker_store_heads(worker);
 }
 
+/* Such a one stays known: it would be found again, and all that it holds counted once more. */
+static bool cannot_remove(struct pool *pool, const struct worker *worker)
+{
+    if (unlink(worker->path) == 0 || errno == ENOENT)
+        return false;
+    if (!pool->removal_failed)
+        log_line("pool %s: a segment cannot be removed, it is tried again: %s: %s", pool->source,
+                 worker->path, strerror(errno));
+    return true;
+}
+
+static void remove_final(struct pool *pool)
+{
+    bool failed = false;
+    for (struct worker **link = &pool->workers; *link != NULL;) {
+        struct worker *worker = *link;
+        bool stays = !worker->final;
+        if (worker->final && cannot_remove(pool, worker))
+            stays = failed = pool->removal_failed = true;
+        if (stays) {
+            link = &worker->next;
+            continue;
+        }
+        TESTPOINT("segment-unlinked"); /* The next life does not find it, though its checkpoint knows it. */
+        *link = worker->next;
+        pool_forget_worker(pool, worker);
+    }
+    pool->removal_failed = failed;
+}
+
 void pool_after_checkpoint(struct pool *pool)
 {
     deliver_windows(pool);
     pool_store_heads(pool);
     TESTPOINT("heads-stored"); /* Workers see room in their lanes; the next life is told of no more than was
                                   committed. */
-    for (struct worker **link = &pool->workers; *link != NULL;) {
-        struct worker *worker = *link;
-        if (!worker->final) {
-            link = &worker->next;
-            continue;
-        }
-        unlink(worker->path);
-        TESTPOINT("segment-unlinked"); /* The next life does not find it, though its checkpoint knows it. */
-        *link = worker->next;
-        pool_forget_worker(pool, worker);
-    }
+    remove_final(pool);
 }
 
 static void empty_folder(const char *path)

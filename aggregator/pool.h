@@ -106,6 +106,7 @@ struct pool {
     uint64_t checkpoint_bytes; /* written by the last one */
     uint64_t whole_bytes;      /* of the chain's first piece */
     bool checkpoint_failed;    /* told once */
+    bool removal_failed;       /* of a segment that has been committed; told once */
 };
 
 /**

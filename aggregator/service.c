@@ -471,8 +471,9 @@ static bool is_over(struct service *service, uint64_t now)
     bool waiting = attached(service) != 0;
     for (unsigned i = 0; i < service->pools; i++) {
         ever += service->pool[i]->ever;
-        /* Where no checkpoint can be written any more, waiting for it would be for ever. */
-        waiting |= service->pool[i]->workers != NULL && !service->pool[i]->checkpoint_failed;
+        /* Where no checkpoint can be written any more, or no file removed, waiting would be for ever. */
+        waiting |= service->pool[i]->workers != NULL && !service->pool[i]->checkpoint_failed &&
+                   !service->pool[i]->removal_failed;
     }
     if (waiting)
         service->attached_at_ns = now;
