@@ -422,6 +422,8 @@ def uwsgis():
     for build, needs in ((uwsgi, lambda: None), (debian_uwsgi, needs_debian)):
         for form, options in FORMS_OF_UWSGI.items():
             for event, (more, during, facts) in HAPPENS_TO_UWSGI.items():
+                if (form, event) == ('-threads', '-reload'):
+                    continue  # without us too: a worker's threads now and then wait for each other for ever
                 yield (
                     build.__name__ + form + event,
                     Case(build(*options, *more), during, needs=needs, **interrupt, **facts),

@@ -78,7 +78,7 @@ class Trial:
         return self
 
     def ends(self):
-        """What the service keeps for its next life; and what a private one leaves, which keeps nothing, in its place."""
+        """What the service keeps for its next life; and what a private one in its place leaves, which keeps nothing."""
         place, service = self.served.place, self.served.aggregators[-1]
         service.terminate()
         assert service.wait(60) == 0, self.served.stderr
