@@ -16,6 +16,8 @@ HERE = Path(__file__).resolve().parent
 BUILD = ROOT / 'build'
 COMMAND = BUILD / 'bin' / 'profilomatic'
 AGGREGATOR = BUILD / 'bin' / 'profilomatic-aggregator'
+# What ails a group of processes is told once among them: tests that run beside each other shall not share one.
+OWN_GROUP = {'start_new_session': True}
 VENV = Path(os.environ.get('POM_TEST_VENV', sys.prefix)).absolute() / 'bin'
 
 
@@ -149,7 +151,7 @@ class Profiled:
         environ.setdefault('PROFILOMATIC_SPOOL', str(tmp_path / 'spool'))
         with open(self.stderr_path, 'wb') as err, open(self.stdout_path, 'wb') as out:
             self.process = subprocess.Popen(
-                full, stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd, env=environ
+                full, stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd, env=environ, **OWN_GROUP
             )
 
     @property
@@ -303,7 +305,13 @@ class Served:
         )
         with open(self.stderr_path, 'wb') as err:
             self.process = subprocess.Popen(
-                [str(word) for word in command], stdout=err, stderr=err, stdin=subprocess.DEVNULL, cwd=cwd, env=environ
+                [str(word) for word in command],
+                stdout=err,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+                cwd=cwd,
+                env=environ,
+                **OWN_GROUP,
             )
 
     def mount(self, *options):

@@ -9,7 +9,19 @@ import subprocess
 import time
 
 import pytest
-from harness import BUILD, HERE, VENV, Profiled, action, free_port, load, start_load, wait_for_port, wait_until
+from harness import (
+    BUILD,
+    HERE,
+    OWN_GROUP,
+    VENV,
+    Profiled,
+    action,
+    free_port,
+    load,
+    start_load,
+    wait_for_port,
+    wait_until,
+)
 from test_servers import gunicorn
 
 
@@ -38,6 +50,7 @@ application = profilomatic.wsgi.wrap(inner)
             cwd=HERE,
             stderr=out,
             env=dict(os.environ, PYTHONPATH=str(BUILD / 'python'), **environ),
+            **OWN_GROUP,
         )
     try:
         wait_for_port(port, process)

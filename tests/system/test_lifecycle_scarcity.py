@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import COMMAND, HERE, VENV, Profiled, Served, said, wait_until
+from harness import COMMAND, HERE, OWN_GROUP, VENV, Profiled, Served, said, wait_until
 from lifecycle import PROFILE_MANY, PROFILE_MANY_ASKED
 
 STOPPED_S = 60 if os.environ.get('POM_LONG_RESTARTS') == '1' else 3.5
@@ -43,7 +43,7 @@ def counted(report):
 def run_in_room(tmp_path, size, *words):
     report = tmp_path / 'report.json'
     command = [COMMAND, 'run', *PROFILE_MANY, '-o', report, '--', *words]
-    done = subprocess.run(in_room(size, *command), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(in_room(size, *command), capture_output=True, text=True, timeout=120, **OWN_GROUP)
     return done, json.loads(report.read_text()) if report.exists() else None
 
 
