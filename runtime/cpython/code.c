@@ -199,19 +199,6 @@ static void remember_lines(const struct code *code)
         table.lines[line_of(at)] = code->address;
 }
 
-struct code_slot *codes_around(uintptr_t instruction)
-{
-    uintptr_t address = table.lines[line_of(instruction)];
-    if (address == 0)
-        return NULL;
-    struct code_slot *slot = &table.slots[find(address)];
-    if (slot->address == 0 ||
-        instruction - table.entries[slot->entry].first_instruction >= 2 * (uintptr_t)slot->instructions)
-        return NULL;
-    slot->seen = table.read;
-    return slot;
-}
-
 /* Resolve `address` into a new entry and the empty slot `i`. */
 static struct code_slot *add(struct copy *copy, uintptr_t address, uint32_t i, bool *full)
 {
@@ -274,6 +261,30 @@ TICK_PATH struct code_slot *codes_lookup(struct copy *copy, uintptr_t address, b
         i = find(address);
     }
     return add(copy, address, i, full);
+}
+
+static bool has_instruction(const struct code_slot *slot, uintptr_t instruction)
+{
+    return slot->address != 0 &&
+           instruction - table.entries[slot->entry].first_instruction < 2 * (uintptr_t)slot->instructions;
+}
+
+/* A function that returns quickly may never have been seen before it did; and another's lines may have taken
+ * the place of its own. */
+struct code_slot *codes_around(struct copy *copy, uintptr_t instruction, bool *full)
+{
+    uintptr_t address = table.lines[line_of(instruction)];
+    if (address == 0 || !has_instruction(&table.slots[find(address)], instruction)) {
+        address = code_around(copy, instruction);
+        struct code_slot *found = codes_lookup(copy, address, full);
+        if (found == NULL || !has_instruction(found, instruction))
+            return NULL;
+        remember_lines(&table.entries[found->entry]);
+        return found;
+    }
+    struct code_slot *slot = &table.slots[find(address)];
+    slot->seen = table.read;
+    return slot;
 }
 
 TICK_PATH struct code *codes_entry(const struct code_slot *slot)

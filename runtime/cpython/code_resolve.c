@@ -15,8 +15,10 @@
 enum {
     MOST_INSTRUCTIONS = 1 << 28,
     MOST_FRAME_WORDS = 1 << 24,
-    MOST_PAIRS = 1 << 24, /* bytes */
-    PIECE = 4096,         /* of a line table or of instructions at a time */
+    MOST_PAIRS = 1 << 24,      /* bytes */
+    PIECE = 4096,              /* of a line table or of instructions at a time */
+    LOOK_BACK_FIRST = 1 << 10, /* bytes before an instruction that are searched for its object, at first; */
+    LOOK_BACK_MOST = 1 << 13,  /*   and at most at a time, when it was not found in less */
 };
 
 /* The fields before co_code_adaptive, in a struct of the whole type so that its members can be named. */
@@ -230,6 +232,36 @@ static bool copy_lines(struct copy *copy, const PyCodeObject *object, struct cod
     room->full = writer.full;
     return !writer.full;
 }
+
+#ifdef FRAMES_FORGET_CODE
+/* Instructions lie behind the object's head: the nearest head before them that has them. */
+uintptr_t code_around(struct copy *copy, uintptr_t instruction)
+{
+    uint8_t bytes[LOOK_BACK_MOST] __attribute__((aligned(8)));
+    uintptr_t end = instruction & ~(uintptr_t)(sizeof(void *) - 1);
+    for (size_t piece = LOOK_BACK_FIRST; piece <= sizeof bytes && end > piece; piece *= 2) {
+        const uintptr_t start = end - piece;
+        if (!copy_piece(copy, start, bytes, piece))
+            return 0;
+        for (size_t at = piece; at > 0; at -= sizeof(void *)) {
+            union code_head head;
+            const uintptr_t address = start + at - sizeof(void *) - offsetof(PyObject, ob_type);
+            if (word_at(bytes + at - sizeof(void *)) == (uintptr_t)&PyCode_Type &&
+                copy_head(copy, address, &head) &&
+                instruction - (address + CODE_HEAD) < 2 * (uintptr_t)Py_SIZE(&head.code))
+                return address;
+        }
+        end = start;
+    }
+    return 0;
+}
+#else
+uintptr_t code_around(struct copy *copy, uintptr_t instruction)
+{
+    (void)copy, (void)instruction;
+    return 0;
+}
+#endif
 
 bool code_resolve(struct copy *copy, uintptr_t address, struct code *code, struct code_room *room)
 {

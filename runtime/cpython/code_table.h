@@ -25,9 +25,9 @@ _Static_assert(sizeof(struct code_slot) == 32, "two a cache line");
 /** As codes_find, for the walk: the slot is valid until the next call. */
 struct code_slot *codes_lookup(struct copy *copy, uintptr_t address, bool *full);
 
-/** The known code object that has an instruction at this address, for a frame that does not tell its code any
- * more; NULL if there is none. Knows only those with first_instruction. */
-struct code_slot *codes_around(uintptr_t instruction);
+/** As codes_lookup for the code object that has an instruction at this address: for a frame that does not
+ * tell its code any more. */
+struct code_slot *codes_around(struct copy *copy, uintptr_t instruction, bool *full);
 
 /** The entry of a slot. */
 struct code *codes_entry(const struct code_slot *slot);
@@ -44,6 +44,9 @@ struct code_room {
  * none or it could not be read whole. `*full` tells that room was the reason.
  */
 bool code_resolve(struct copy *copy, uintptr_t address, struct code *code, struct code_room *room);
+
+/** Where the code object lies that has an instruction at this address, as it seems; 0 if none is found. */
+uintptr_t code_around(struct copy *copy, uintptr_t instruction);
 
 /** Is the object at `address` still the one that was resolved into `code`? */
 bool code_is_same(struct copy *copy, const struct code *code);

@@ -1,5 +1,5 @@
 /* CPython 3.14: see layout.h. What a frame names is a tagged reference. Frames that only mark a C call into
- * the interpreter still lie on the C stack; their owner, and every one above it, means a mark without code.
+ * the interpreter still lie on the C stack; their owners mean a mark without code.
  */
 #ifndef RUNTIME_CPYTHON_READER_3_14_H
 #define RUNTIME_CPYTHON_READER_3_14_H
@@ -24,7 +24,8 @@ static inline uintptr_t frame_instruction(const _PyInterpreterFrame *frame)
 
 static inline bool frame_is_entry(const _PyInterpreterFrame *frame)
 {
-    return frame->owner >= FRAME_OWNED_BY_INTERPRETER;
+    return frame->owner == FRAME_OWNED_BY_INTERPRETER ||
+           frame->owner == FRAME_OWNED_BY_INTERPRETER + 1; /* the C stack, only in 3.14 */
 }
 
 static inline bool frame_enters_from_c(const _PyInterpreterFrame *frame)

@@ -16,14 +16,29 @@ enum {
     EARLY_FRAMES = 8,          /* single frames next to the leaf, gathered before the data stack */
     TSTATE_BYTES = TSTATE_END - TSTATE_FIRST,
     LEAST_ADDRESS = 4096,
+/* What is first wanted of the thread state is copied in one piece: each piece more would make the data
+ * stack's younger than the mark. */
+#if LEAF_THROUGH_CFRAME
+    MARKS_AT = offsetof(PyThreadState, cframe),
+    MARKS_BYTES = offsetof(PyThreadState, datastack_top) + sizeof(uintptr_t) - MARKS_AT,
+#else
+    MARKS_AT = offsetof(PyThreadState, current_frame),
+    MARKS_BYTES = offsetof(PyThreadState, context) + sizeof(uintptr_t) - MARKS_AT,
+#endif
 };
+_Static_assert(offsetof(PyThreadState, context) > (size_t)MARKS_AT &&
+                   offsetof(PyThreadState, context) < (size_t)MARKS_AT + MARKS_BYTES,
+               "the context is among them");
+
+/** A word of that piece. */
+#define MARKS_WORD(copied, field) word_at((copied) + (offsetof(PyThreadState, field) - MARKS_AT))
 
 /* The pieces of a gather that is being put together, and where each will stand. */
 struct plan {
     int count;
     uint32_t bytes;
     const uint8_t *next;
-    struct iovec pieces[4 + READER_CFRAMES + READER_CHUNKS + READER_OFF_CHUNK + 1];
+    struct iovec pieces[2 + READER_CFRAMES + READER_CHUNKS + READER_OFF_CHUNK + 1];
 };
 
 static const uint8_t *name(struct plan *plan, uintptr_t address, uint32_t bytes)
@@ -145,14 +160,16 @@ static enum outcome mend(const struct plan *plan, size_t got, struct copy *copy,
     return list_chunks(copy, thread, p) ? AGAIN : GONE;
 }
 
-static enum outcome find_leaf(struct snapshot *snapshot, const uint8_t *bytes, struct reader_prediction *p)
+/* `cframes`: where the C frames of the prediction pointed. */
+static enum outcome find_leaf(struct snapshot *snapshot, const uint8_t *marks, const uint8_t *cframes,
+                              struct reader_prediction *p)
 {
 #if LEAF_THROUGH_CFRAME
-    uintptr_t cframe = word_at(bytes);
+    uintptr_t cframe = MARKS_WORD(marks, cframe);
     for (int i = 0; i < p->cframes; i++) {
         if (p->cframe[i] == cframe) {
             p->cframe_idle[i] = 0;
-            snapshot->leaf = word_at(bytes + sizeof(uintptr_t) * (size_t)(1 + i));
+            snapshot->leaf = word_at(cframes + sizeof(uintptr_t) * (size_t)i);
             return TAKEN;
         }
     }
@@ -161,8 +178,8 @@ static enum outcome find_leaf(struct snapshot *snapshot, const uint8_t *bytes, s
     remember_cframe(p, cframe);
     return AGAIN;
 #else
-    (void)p;
-    snapshot->leaf = word_at(bytes);
+    (void)cframes, (void)p;
+    snapshot->leaf = MARKS_WORD(marks, current_frame);
     return TAKEN;
 #endif
 }
@@ -195,17 +212,11 @@ TICK_PATH enum outcome snapshot_take(struct snapshot *snapshot, struct copy *cop
     struct plan plan = {.next = copy->bytes};
     const uintptr_t context_at = thread->tstate + offsetof(PyThreadState, context);
     const uint8_t *context = name(&plan, context_at, sizeof(uintptr_t));
+    const uint8_t *marks = name(&plan, thread->tstate + MARKS_AT, MARKS_BYTES), *cframes = plan.next;
 #if LEAF_THROUGH_CFRAME
-    const uint8_t *top =
-        name(&plan, thread->tstate + offsetof(PyThreadState, datastack_top), sizeof(uintptr_t));
-    const uint8_t *leaf = name(&plan, thread->tstate + offsetof(PyThreadState, cframe), sizeof(uintptr_t));
     for (int i = 0; i < p->cframes; i++)
         name(&plan, p->cframe[i] + offsetof(_PyCFrame, current_frame), sizeof(uintptr_t));
-#else
-    const uint8_t *leaf =
-        name(&plan, thread->tstate + offsetof(PyThreadState, current_frame), sizeof(uintptr_t));
 #endif
-    const uint8_t *context_behind = name(&plan, context_at, sizeof(uintptr_t));
     const uint32_t rest = READER_OFF_CHUNK * (FRAME_PREFIX + FRAME_HEAD) + TSTATE_BYTES;
     name_frames(snapshot, &plan, 0, EARLY_FRAMES);
     for (int k = p->chunks - 1; k >= 0; k--) {
@@ -228,12 +239,12 @@ TICK_PATH enum outcome snapshot_take(struct snapshot *snapshot, struct copy *cop
         return GONE;
     snapshot->whole = true;
     snapshot->context = word_at(context);
-    snapshot->context_moved = word_at(context_behind) != snapshot->context ||
+    snapshot->context_moved = MARKS_WORD(marks, context) != snapshot->context ||
                               TSTATE_WORD(snapshot->tstate, context) != snapshot->context;
 #if LEAF_THROUGH_CFRAME
-    snapshot->top = word_at(top);
+    snapshot->top = MARKS_WORD(marks, datastack_top);
 #endif
-    return find_leaf(snapshot, leaf, p);
+    return find_leaf(snapshot, marks, cframes, p);
 }
 
 /* The chunk of the prediction that `address` lies in, by a fresh look at its size; -1 if none. */
@@ -280,6 +291,10 @@ enum outcome snapshot_learn(struct snapshot *snapshot, struct copy *copy, uintpt
     struct reader_prediction *p = snapshot->prediction;
     int learned = 0;
     for (int hop = 0; hop < CHAIN_MOST && address >= LEAST_ADDRESS && address % sizeof(void *) == 0; hop++) {
+#ifdef BASE_FRAME
+        if (address == snapshot->thread->tstate + BASE_FRAME)
+            break;
+#endif
         /* What was gathered costs nothing to look at again. */
         int k = snapshot_chunk_of(snapshot, address, -1);
         const uint8_t *copied = snapshot_frame(snapshot, address, k);

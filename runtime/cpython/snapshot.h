@@ -11,8 +11,12 @@
  * is overwritten at once, so these go before it: behind it, calls from C of a microsecond would be found
  * broken, and be missing from profiles.
  *
- * The context that the thread is in is copied three times: first of all, right behind what points to the
- * leaf, and with the thread state at the end. Where they are one, the stack is that context's.
+ * Each piece takes 0.03 us, or 0.3 us where copies are slow (copy.h), so what comes first of the thread
+ * state, where it lies together, is one piece: each one more between the mark and the data stack, and that
+ * one is found torn more often.
+ *
+ * The context that the thread is in is copied three times: first of all, with what points to the leaf, and
+ * with the thread state at the end. Where they are one, the stack is that context's.
  */
 #ifndef RUNTIME_CPYTHON_SNAPSHOT_H
 #define RUNTIME_CPYTHON_SNAPSHOT_H
@@ -43,7 +47,7 @@ struct snapshot {
     uintptr_t context;  /* that the thread was in; 0: none */
     bool context_moved; /* it came into another one meanwhile */
     uintptr_t gap;      /* always 0 */
-    bool doubtful;      /* always false */
+    bool doubtful;      /* a caller on the walk has returned since, so that its line is not known */
     bool tracing; /* a trace function runs: it may be called by frames that have not begun or have ended */
     int depth;    /* calls of the interpreter that have not returned; no stack has more frames */
     int frames;

@@ -44,7 +44,7 @@ static bool look(struct copy *copy, const uint8_t *copied, bool leaf, struct see
     bool full = false;
     struct code_slot *slot = codes_lookup(copy, executable, &full);
 #ifdef FRAMES_FORGET_CODE
-    if (executable == 0 && (slot = codes_around(frame_instruction(frame))) != NULL)
+    if (executable == 0 && (slot = codes_around(copy, frame_instruction(frame), &full)) != NULL)
         executable = slot->address;
 #endif
     if (slot == NULL)
@@ -172,14 +172,14 @@ static bool is_empty(const struct snapshot *snapshot)
                                          snapshot->chunk_at[0] + CHUNK_HEAD + sizeof(void *));
 }
 
-/* Is what the walk ended with the mark below the thread's first frame, where there is one (3.15)? */
-static bool is_base_mark(const struct snapshot *snapshot, uintptr_t mark)
+/* What the first frame's link leads to: nothing, or a mark in the thread state (3.15), which is not read. */
+static uintptr_t end_of_links(const struct snapshot *snapshot)
 {
 #ifdef BASE_FRAME
-    return mark == snapshot->thread->tstate + BASE_FRAME;
+    return snapshot->thread->tstate + BASE_FRAME;
 #else
-    (void)snapshot, (void)mark;
-    return true;
+    (void)snapshot;
+    return 0;
 #endif
 }
 
@@ -189,12 +189,12 @@ TICK_PATH enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, s
     uintptr_t child = 0, at = snapshot->leaf;
     int k_child = -1, hint = snapshot->chunks - 1;
     enum entered entered = ENTERED_BY_C; /* the frame before */
-    uintptr_t mark = 0;                  /* the last frame without code */
+    const uintptr_t end = end_of_links(snapshot);
     struct link link = {0};
     snapshot->doubtful = false;
     out->count = 0;
-    for (int steps = 0; at != 0; steps++) {
-        if (steps == STEPS_MOST)
+    for (int steps = 0; at != end; steps++) {
+        if (steps == STEPS_MOST || at == 0)
             return WALK_INVALID;
         if (out->count == STACK_FRAMES) {
             out->flags |= STACK_TRUNCATED;
@@ -208,8 +208,9 @@ TICK_PATH enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, s
         }
         const _PyInterpreterFrame *frame = (const _PyInterpreterFrame *)(const void *)copied;
         if (frame_is_entry(frame)) {
+            if (k >= 0)
+                return WALK_INVALID;
             entered = ENTERED_BY_C;
-            mark = at;
             link.shims++;
             at = (uintptr_t)frame->previous;
             continue;
@@ -243,8 +244,6 @@ TICK_PATH enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, s
         add(out, &seen);
         at = (uintptr_t)frame->previous;
     }
-    if (!is_base_mark(snapshot, mark))
-        return WALK_INVALID;
     /* A generator that yields while it is copied has no caller any more, but is not the first frame either.
      */
     bool whole = child == 0 ? is_empty(snapshot) : is_base(snapshot, copy, child, k_child, &link);
@@ -259,8 +258,9 @@ TICK_PATH enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, s
 static int between(struct snapshot *snapshot, struct copy *copy, uintptr_t from, uintptr_t caller,
                    struct stack_frame *frames, int most)
 {
+    const uintptr_t to = caller != 0 ? caller : end_of_links(snapshot);
     int n = 0;
-    for (int hops = 0; from != caller; hops++) {
+    for (int hops = 0; from != to; hops++) {
         const uint8_t *copied = from == 0 || hops == HOPS_MOST ? NULL : snapshot_frame(snapshot, from, -1);
         struct seen seen;
         if (copied == NULL)
