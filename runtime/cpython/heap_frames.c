@@ -405,23 +405,24 @@ static enum walked walk(struct snapshot *snapshot, struct copy *copy, enum trust
                                                                                            : WALK_INVALID;
 }
 
-enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stack *out, uintptr_t *missing)
-{
-    return walk(snapshot, copy, STILL_CALLING, out, missing);
-}
-
 /*
  * A function's own frame keeps its link to its caller when it returns, so the whole stack can often be told
  * although it was left while it was gathered. What is wrong of it is the line of a caller that has returned
- * (the one where it did so); hence only as the last resort.
- *
- * Otherwise from the one frame without a caller upwards, as long as exactly one frame was called by the last.
+ * (the one where it did so).
  */
+enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stack *out, uintptr_t *missing)
+{
+    uintptr_t ignored;
+    enum walked walked = walk(snapshot, copy, STILL_CALLING, out, missing);
+    snapshot->doubtful =
+        walked == WALK_INVALID && walk(snapshot, copy, HAVE_CALLED, out, &ignored) == WALK_VALID;
+    return snapshot->doubtful ? WALK_VALID : walked;
+}
+
+/* From the one frame without a caller upwards, as long as exactly one frame was called by the last. */
 bool walk_from_root(struct snapshot *snapshot, struct copy *copy, struct stack *out)
 {
-    uintptr_t missing;
-    if (walk(snapshot, copy, HAVE_CALLED, out, &missing) == WALK_VALID)
-        return true;
+    (void)copy;
     out->count = 0;
     for (uintptr_t caller = 0; out->count < STACK_FRAMES;) {
         int called = -1;

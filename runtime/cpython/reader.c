@@ -110,6 +110,14 @@ static uint64_t gather_most_ns(const struct reader_prediction *p)
     return 40000 + 200 * (uint64_t)p->frames + 8000 * (uint64_t)p->chunks;
 }
 
+static bool is_same_path(const struct stack *a, const struct stack *b)
+{
+    bool same = a->count == b->count;
+    for (uint32_t i = 0; i < a->count && same; i++)
+        same = a->frame[i].code == b->frame[i].code;
+    return same;
+}
+
 /* A stack of which a caller has gone on meanwhile: kept in case that no better one is found. */
 static void keep(struct stack *kept, const struct stack *stack)
 {
@@ -185,6 +193,8 @@ TICK_PATH bool reader_read(struct copy *copy, const struct reader_thread *thread
         }
         if (walked == WALK_VALID && confirmed && !any_died(out, deaths)) {
             snapshot_settle(&snapshot);
+            if (DOUBT_IS_OF_LINES && any_kept && !is_same_path(&kept, out))
+                break;
             if (!snapshot.doubtful)
                 return out->count != 0;
             if (!any_kept && out->count != 0) {

@@ -43,6 +43,12 @@ enum walked walk_stack(struct snapshot *snapshot, struct copy *copy, struct stac
 #define MARK_IS_AN_END LEAF_THROUGH_CFRAME
 #endif
 
+/**
+ * Of a doubtful stack the functions are certain and only lines are in doubt. So what is gathered again may
+ * tell those, where it is the same stack; another one is of a later moment, and more likely one that stays.
+ */
+#define DOUBT_IS_OF_LINES HEAP_FRAMES
+
 /** Does the walk from the leaf end where the mark says? Where it does not, its stack is that of a later
  * moment. */
 bool walk_met_mark(const struct snapshot *snapshot);
