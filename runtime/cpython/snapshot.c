@@ -209,7 +209,10 @@ TICK_PATH enum outcome snapshot_take(struct snapshot *snapshot, struct copy *cop
     snapshot->leaf = snapshot->top = snapshot->data_end = snapshot->gap = 0;
     snapshot->met_last = 0;
 
-    struct plan plan = {.next = copy->bytes};
+    struct plan plan; /* large: an initializer would clear all of it */
+    plan.count = 0;
+    plan.bytes = 0;
+    plan.next = copy->bytes;
     const uintptr_t context_at = thread->tstate + offsetof(PyThreadState, context);
     const uint8_t *context = name(&plan, context_at, sizeof(uintptr_t));
     const uint8_t *marks = name(&plan, thread->tstate + MARKS_AT, MARKS_BYTES), *cframes = plan.next;
