@@ -37,7 +37,8 @@
     X(get_coro, "get_coro")                                                                                  \
     X(greenlet, "greenlet")                                                                                  \
     X(getcurrent, "getcurrent")                                                                              \
-    X(parent, "parent")
+    X(parent, "parent")                                                                                      \
+    X(gr_frame, "gr_frame")
 
 struct module_state {
     PyTypeObject *action_type;

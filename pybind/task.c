@@ -1,6 +1,7 @@
 /* The task or greenlet that a profiled action was begun in: where it waits when no thread runs it. */
 #include "pybind/pybind.h"
 
+#include "runtime/cpython/greenlet.h"
 #include "runtime/waits.h"
 
 /* A module that the application has imported, borrowed; NULL without an exception. */
@@ -29,17 +30,23 @@ static PyObject *current_coroutine(struct module_state *state)
     return coroutine;
 }
 
-/* The current greenlet, new reference; NULL without an exception if that is the thread itself. */
+/* The current greenlet, new reference; NULL without an exception if that is the thread itself. Its parent,
+ * which mostly is switched out while it runs, shows how the stacks of greenlets are read. */
 static PyObject *current_greenlet(struct module_state *state)
 {
-    PyObject *module = imported(state->str_greenlet), *parent = NULL;
+    PyObject *module = imported(state->str_greenlet), *parent = NULL, *frame = NULL;
     PyObject *current = module != NULL ? PyObject_CallMethodNoArgs(module, state->str_getcurrent) : NULL;
     if (current != NULL)
         parent = PyObject_GetAttr(current, state->str_parent);
+    if (parent != NULL && parent != Py_None)
+        frame = PyObject_GetAttr(parent, state->str_gr_frame);
     if (PyErr_Occurred() != NULL)
         hook_failed(NULL);
     if (parent == NULL || parent == Py_None)
         Py_CLEAR(current);
+    else if (frame != NULL && frame != Py_None)
+        greenlet_learn((uintptr_t)parent, (uintptr_t)frame, (uintptr_t)current);
+    Py_XDECREF(frame);
     Py_XDECREF(parent);
     return current;
 }
@@ -63,8 +70,8 @@ void task_enter(struct action_object *self)
         action->wait = outer->action.wait;
         wait_pass(action->wait, outer->action.serial, action->serial);
     } else if (reference != NULL) {
-        uintptr_t address = coroutine != NULL ? (uintptr_t)reference : 0;
-        action->wait = (int16_t)wait_begin(action->serial, action->begin_ns, address);
+        enum wait_unit kind = coroutine != NULL ? WAIT_COROUTINE : WAIT_GREENLET;
+        action->wait = (int16_t)wait_begin(action->serial, action->begin_ns, kind, (uintptr_t)reference);
         action->keeps_wait = action->wait != NO_WAIT;
     }
     Py_XSETREF(self->unit, reference);

@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "runtime/cpython/greenlet.h"
 #include "runtime/cpython/suspended.h"
 #include "runtime/draw.h"
 #include "runtime/stacks.h"
@@ -20,6 +21,7 @@ static struct {
     struct {
         _Atomic uint64_t begin_ns;
         _Atomic uintptr_t reference;
+        _Atomic uint32_t unit; /* enum wait_unit */
     } row[WAITS];
     /* the rest is the sampler's */
     uint64_t seen[SEEN];
@@ -27,7 +29,7 @@ static struct {
     struct stack_memory memory;
 } waits;
 
-/* Stands for the stack of a greenlet. */
+/* Stands for the stack of a greenlet that cannot be read. */
 static struct code switched_out = {.file = "(greenlet)", .name = "waits"};
 
 /* ---- GIL holders --------------------------------------------------------------------------------------- */
@@ -37,7 +39,7 @@ static uint64_t serial_of(uint32_t row)
     return atomic_load_explicit(&waits.serial[row], memory_order_relaxed);
 }
 
-int wait_begin(uint64_t serial, uint64_t begin_ns, uintptr_t reference)
+int wait_begin(uint64_t serial, uint64_t begin_ns, enum wait_unit unit, uintptr_t reference)
 {
     uint32_t i = 0;
     while (i < WAITS && serial_of(i) != 0)
@@ -47,6 +49,7 @@ int wait_begin(uint64_t serial, uint64_t begin_ns, uintptr_t reference)
     atomic_thread_fence(memory_order_release); /* who reads what follows sees that the row was free */
     atomic_store_explicit(&waits.row[i].begin_ns, begin_ns, memory_order_relaxed);
     atomic_store_explicit(&waits.row[i].reference, reference, memory_order_relaxed);
+    atomic_store_explicit(&waits.row[i].unit, (uint32_t)unit, memory_order_relaxed);
     if (i >= atomic_load_explicit(&waits.top, memory_order_relaxed))
         atomic_store_explicit(&waits.top, i + 1, memory_order_relaxed);
     atomic_store_explicit(&waits.serial[i], serial, memory_order_release);
@@ -86,23 +89,33 @@ TICK_PATH void waits_note_sample(uint64_t serial)
     waits.seen[serial % SEEN] = serial;
 }
 
+/* The stack of what waits, into waits.stack. False if it does not wait, or could not be read. */
+static bool read_unit(struct copy *copy, uint32_t row)
+{
+    const uintptr_t reference = atomic_load_explicit(&waits.row[row].reference, memory_order_relaxed);
+    if (atomic_load_explicit(&waits.row[row].unit, memory_order_relaxed) == WAIT_COROUTINE)
+        return reader_read_suspended(copy, reference, &waits.stack);
+    enum greenlet_read read = greenlet_read(copy, reference, &waits.stack);
+    if (read == GREENLET_UNKNOWN) {
+        waits.stack.count = 1;
+        waits.stack.flags = 0;
+        waits.stack.frame[0] = (struct stack_frame){&switched_out, 0};
+    }
+    return read != GREENLET_RUNS;
+}
+
 static void sample_wait(struct copy *copy, uint32_t row, const struct rates *rates, uint64_t spans,
                         uint64_t wall_ns)
 {
     const uint64_t serial = atomic_load_explicit(&waits.serial[row], memory_order_acquire);
-    const uintptr_t reference = atomic_load_explicit(&waits.row[row].reference, memory_order_relaxed);
     if (serial == 0 || waits.seen[serial % SEEN] == serial)
         return;
     const uint64_t begin_ns = atomic_load_explicit(&waits.row[row].begin_ns, memory_order_relaxed);
     const uint64_t now = clock_monotonic_ns();
     const uint64_t lived = now > begin_ns ? (now - begin_ns) / rates->interval_ns : 0;
     bool overflow = false;
-    if (reference == 0) {
-        waits.stack.count = 1;
-        waits.stack.frame[0] = (struct stack_frame){&switched_out, 0};
-    } else if (!reader_read_suspended(copy, reference, &waits.stack)) {
+    if (!read_unit(copy, row))
         return;
-    }
     atomic_thread_fence(memory_order_acquire);
     if (serial_of(row) != serial)
         return;

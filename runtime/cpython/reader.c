@@ -92,7 +92,7 @@ TICK_PATH bool reader_gil_has(uintptr_t word)
 
 void (*reader_gathered)(struct copy *copy, const struct reader_thread *thread, struct reader_facts *facts);
 
-TICK_PATH static bool any_died(const struct stack *stack, uint64_t since)
+TICK_PATH bool reader_any_died(const struct stack *stack, uint64_t since)
 {
     if (codes_deaths() == since)
         return false;
@@ -191,7 +191,7 @@ TICK_PATH bool reader_read(struct copy *copy, const struct reader_thread *thread
             else if (walked == WALK_VALID)
                 walk_stack(&snapshot, copy, out, &missing); /* of a later moment, which is better than none */
         }
-        if (walked == WALK_VALID && confirmed && !any_died(out, deaths)) {
+        if (walked == WALK_VALID && confirmed && !reader_any_died(out, deaths)) {
             snapshot_settle(&snapshot);
             if (DOUBT_IS_OF_LINES && any_kept && !is_same_path(&kept, out))
                 break;
@@ -208,7 +208,7 @@ TICK_PATH bool reader_read(struct copy *copy, const struct reader_thread *thread
             snapshot_doubt(&snapshot);
         invalid++;
     }
-    if (any_kept && !any_died(&kept, deaths_kept)) {
+    if (any_kept && !reader_any_died(&kept, deaths_kept)) {
         kept.retries = out->retries;
         keep(out, &kept);
         *facts = facts_kept;
@@ -219,7 +219,7 @@ TICK_PATH bool reader_read(struct copy *copy, const struct reader_thread *thread
         out->flags = 0;
         if (!walk_from_root(&snapshot, copy, out))
             out->flags = STACK_TORN;
-        if (any_died(out, deaths))
+        if (reader_any_died(out, deaths))
             out->count = 0;
     }
     snapshot_forget(prediction);

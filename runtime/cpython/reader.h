@@ -117,6 +117,9 @@ bool reader_finalizing(void);
 bool reader_read(struct copy *copy, const struct reader_thread *thread, struct reader_prediction *prediction,
                  struct stack *out, struct reader_facts *facts);
 
+/** Has a code object of `stack` died since codes_begin returned `since`, before the stack was read? */
+bool reader_any_died(const struct stack *stack, uint64_t since);
+
 /** Does the word at this address, which a thread waits for, belong to the interpreter's GIL? */
 bool reader_gil_has(uintptr_t word);
 

@@ -142,8 +142,5 @@ bool reader_read_suspended(struct copy *copy, uintptr_t reference, struct stack 
         out->frame[i] = out->frame[j];
         out->frame[j] = frame;
     }
-    for (uint32_t i = 0; i < out->count && codes_deaths() != deaths; i++)
-        if (codes_died_since(deaths, out->frame[i].code->address))
-            return false;
-    return true;
+    return !reader_any_died(out, deaths);
 }

@@ -63,20 +63,20 @@ def run(script, directory):
     return json.loads(done.stdout)
 
 
-def samples(report):
-    """Samples by action type and by each function on the stack."""
+def samples(report, column='samples'):
+    """Samples, or time in a state, by action type and by each function on the stack."""
     found = collections.defaultdict(collections.Counter)
     for row in report['actions']:
         columns = row['tree']['columns']
-        at = {name: columns.index(name) for name in ('instruction', 'parent', 'samples')}
+        at = {name: columns.index(name) for name in ('instruction', 'parent', column)}
         functions = []
         for node in row['tree']['nodes']:
             above = functions[node[at['parent']]] if node[at['parent']] >= 0 else frozenset()
             name = report['instructions'][node[at['instruction']]].split(':')
             functions.append(above | {name[1] if len(name) > 1 else name[0]})
             for function in functions[-1]:
-                found[row['action_type']][function] += node[at['samples']]
-            found[row['action_type']]['(all)'] += node[at['samples']]
+                found[row['action_type']][function] += node[at[column]]
+            found[row['action_type']]['(all)'] += node[at[column]]
     return found
 
 
@@ -235,7 +235,9 @@ GREENLETS = """
         def joinall(threads):
             for thread in threads:
                 thread.wait()
+"""
 
+TAKE_TURNS = """
     def request(kind, function):
         with profilomatic.action(kind):
             for _ in range(3):
@@ -257,7 +259,7 @@ def test_a_sample_goes_to_the_action_of_the_greenlet_that_runs(directory, kind):
     """Also what a greenlet does that was spawned in an action."""
     if importlib.util.find_spec(kind) is None:
         pytest.skip('it is not installed')
-    said = run(GREENLETS.replace('{kind}', kind), directory)
+    said = run(GREENLETS.replace('{kind}', kind) + TAKE_TURNS, directory)
     report = exported(directory)
     found = samples(report)
     assert found['a']['fa'] > 60 and found['b']['fb'] > 60, found
@@ -266,6 +268,55 @@ def test_a_sample_goes_to_the_action_of_the_greenlet_that_runs(directory, kind):
     for row in report['actions']:
         if row['action_type'] in ('a', 'b'):  # twenty that take turns on one thread
             assert states(row)['blocked'] > 0.8 * sum(states(row).values()), states(row)
+
+
+@pytest.mark.parametrize('kind', ['gevent', 'eventlet'])
+def test_an_action_that_waits_in_a_greenlet_is_blocked_where_that_was_switched_out(directory, kind):
+    """Through functions, methods, generators and C code in between; sixteen at once, of which a tick looks at four."""
+    if importlib.util.find_spec(kind) is None:
+        pytest.skip('it is not installed')
+    said = run(
+        GREENLETS.replace('{kind}', kind)
+        + """
+    profilomatic.configure(time_granularity=0.004)  # it computes little, and what four stacks cost counts against that
+
+    class Waits:
+        def __init__(self):
+            sleep(0.010)
+
+    def steps():
+        yield 1
+        Waits()
+        yield 2
+
+    def calls_c():
+        return sorted([0], key=lambda zero: list(steps())[zero])
+
+    def client():
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            with profilomatic.action('outer'):
+                fa(0.0002)
+                calls_c()
+                with profilomatic.action('inner'):
+                    sleep(0.005)
+
+    joinall([spawn(client) for _ in range(16)])
+        """,
+        directory,
+    )
+    found = samples(exported(directory), 'blocked')
+    if sys.version_info < (3, 11):  # "(greenlet):waits" stands for it
+        assert found['outer']['(greenlet)'] + found['outer']['waits'] > 0.9 * found['outer']['(all)'], found
+        return
+    waiting, inside = found['outer']['Waits.__init__'], found['inner']['client']
+    assert found['outer']['(greenlet)'] + found['outer']['waits'] == 0, found
+    # Both waits last a turn of the other fifteen at least, however late timers are noticed.
+    assert waiting > 0.1 * found['outer']['client'] > 0 and inside > 0.1 * found['outer']['client'], found
+    for name in ('client', 'calls_c', 'calls_c.<locals>.<lambda>', 'steps', 'sleep'):
+        assert found['outer'][name] > 0.99 * waiting, (name, found)
+    assert found['inner']['sleep'] > 0.9 * inside and found['inner']['steps'] == 0, found
+    assert said['unattributed'] <= 0.01 * said['samples'], said
 
 
 def states(row):
