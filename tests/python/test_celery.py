@@ -1,11 +1,14 @@
 """Celery's tasks are actions, in the process that runs them. A real worker with a prefork pool, over a broker made of
-files."""
+files and over Redis."""
 
 import contextlib
+import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 
@@ -16,11 +19,8 @@ pytest.importorskip('celery')
 
 APPLICATION = """
     import os, celery, profilomatic
-    app = celery.Celery('shop', broker='filesystem://', backend='file://%(folder)s/results')
-    app.conf.broker_transport_options = {
-        'data_folder_in': '%(folder)s/queue', 'data_folder_out': '%(folder)s/queue',
-        'control_folder': '%(folder)s/control',
-    }
+    app = celery.Celery('shop', broker=%(broker)r, backend=%(backend)r)
+    app.conf.broker_transport_options = %(options)r
     app.conf.worker_hijack_root_logger = False
 
     def fa(n):
@@ -44,12 +44,43 @@ APPLICATION = """
 """
 
 
-@pytest.fixture
-def shop(tmp_path, monkeypatch):
-    for folder in ('queue', 'results', 'control'):
-        (tmp_path / folder).mkdir()
-    (tmp_path / 'shop.py').write_text(textwrap.dedent(APPLICATION % {'folder': tmp_path}))
-    return tmp_path
+def over_files(folder):
+    for name in ('queue', 'results', 'control'):
+        (folder / name).mkdir()
+    queue = str(folder / 'queue')
+    return {
+        'broker': 'filesystem://',
+        'backend': 'file://%s/results' % folder,
+        'options': {'data_folder_in': queue, 'data_folder_out': queue, 'control_folder': str(folder / 'control')},
+    }
+
+
+@contextlib.contextmanager
+def over_redis():
+    """A server of its own at a socket in a folder of its own."""
+    if shutil.which('redis-server') is None or importlib.util.find_spec('redis') is None:
+        pytest.skip('the redis-server of the system, or its client for Python, is not installed')
+    with tempfile.TemporaryDirectory(prefix='pom-') as folder:
+        socket = os.path.join(folder, 'redis')
+        command = ['redis-server', '--port', '0', '--unixsocket', socket, '--save', '', '--dir', folder]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            until = time.monotonic() + 30
+            while not os.path.exists(socket):
+                assert process.poll() is None and time.monotonic() < until, 'Redis did not come up'
+                time.sleep(0.02)
+            yield {'broker': 'redis+socket://' + socket, 'backend': 'redis+socket://' + socket, 'options': {}}
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@contextlib.contextmanager
+def shop_over(broker, folder):
+    """The application's folder."""
+    with over_redis() if broker == 'redis' else contextlib.nullcontext(over_files(folder)) as where:
+        (folder / 'shop.py').write_text(textwrap.dedent(APPLICATION % where))
+        yield folder
 
 
 @contextlib.contextmanager
@@ -91,8 +122,13 @@ PUBLISH = """
 
 
 @needs_native
-@pytest.mark.parametrize('zero_code', [True, False])
-def test_tasks_of_a_prefork_pool_are_actions_of_their_name(shop, zero_code):
+@pytest.mark.parametrize('broker, zero_code', [('files', True), ('files', False), ('redis', True)])
+def test_tasks_of_a_prefork_pool_are_actions_of_their_name(tmp_path, broker, zero_code):
+    with shop_over(broker, tmp_path) as shop:
+        run_tasks(shop, zero_code)
+
+
+def run_tasks(shop, zero_code):
     env = environment(shop / 'run', profiled=zero_code, extra_path=[shop], PROFILOMATIC_SOURCE_NAME='tasks')
     if not zero_code:
         with open(str(shop / 'shop.py'), 'a') as file:
