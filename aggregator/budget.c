@@ -441,8 +441,8 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
     if (fewer < 1.0 && asked->cap != 0) {
         limits->cap = (uint32_t)fmax(1, floor(asked->cap * fewer));
     } else if (fewer < 1.0) {
-        limits->cap =
-            (uint32_t)fmax(1, floor(fmax(state->usual.demand, measure->demand) * fewer / state->used));
+        limits->cap = (uint32_t)fmin(
+            fmax(1, floor(fmax(state->usual.demand, measure->demand) * fewer / state->used)), 1e9);
         state->cap_given = limits->cap;
     }
     limits->lottery = limits->cap;

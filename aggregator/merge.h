@@ -59,6 +59,7 @@ struct merge {
 /** 0 or -ENOMEM. */
 int merge_open(struct merge *merge, uint64_t now_ns, uint64_t now_real_ns);
 
+/** Free all of it; also what a failed merge_open has left. */
 void merge_close(struct merge *merge);
 
 /**
@@ -80,6 +81,8 @@ struct merge_count {
 };
 /** The totals to add to; the caller adds the buckets by merge_bucket. NULL without memory. */
 struct type_totals *merge_count(struct merge *merge, uint32_t type, const struct merge_count *count);
+
+/** So many of them had a latency in that flat bucket (shm/counters.h). */
 void merge_bucket(struct merge *merge, struct type_totals *totals, uint32_t bucket, uint64_t count);
 
 /** Close the actions of a worker whose end was read before this round (all: in this one too). */

@@ -32,8 +32,10 @@ void pages_close(struct pages *pages);
 
 /** All below: false if the page was cut. */
 
+/** Tell that the aggregator lives, by CLOCK_MONOTONIC in ns. */
 bool pages_heartbeat(const struct pages *pages, uint64_t now_ns);
 
+/** Put new rates in the place of the old ones, which readers see whole: either those or these. */
 bool pages_publish(const struct pages *pages, const struct rates *rates);
 
 /** budget_listen: before the lanes are looked at. */

@@ -32,11 +32,13 @@ struct meter_mark {
     uint64_t exact_ns;
 };
 
+/** A time in ns without what was a preemption. */
 static inline uint64_t meter_cut(uint64_t ns)
 {
     return ns < METER_CEILING_NS ? ns : METER_CEILING_NS;
 }
 
+/** A hook begins, and ends with meter_leave. Hooks inside each other are hooks each. */
 static inline struct meter_mark meter_enter(struct meter *meter)
 {
     if (++meter->hooks % METER_EVERY != 0) /* never the first one, which attaches */

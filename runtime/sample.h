@@ -2,7 +2,7 @@
  * Sample: what the sampler does at one tick: which threads it looks at, what it reads of them, and what each
  * sample says and stands for.
  *
- * The threads of a tick are those in the slot table (action.h) and, with scope "process", all others. A look
+ * The threads of a tick are those in the slot table (slots.h) and, with scope "process", all others. A look
  * at a thread is a read of its CPU clock: where that stands still, the thread ran nothing and its last sample
  * is exact. Only where it moved is the stack read.
  *

@@ -4,7 +4,7 @@
  *
  * While armed it ticks once in each interval I, at a moment drawn uniformly in it (stratified: no aliasing
  * with whatever the application does periodically). A sample stands for I of wall time. At a tick it reads
- * the threads in the slot table (action.h), and with scope "process" all others too: then it does not wait
+ * the threads in the slot table (slots.h), and with scope "process" all others too: then it does not wait
  * for actions, and looks at the rates ten times a second where they do not let it sample.
  */
 #ifndef RUNTIME_SAMPLER_H
@@ -32,6 +32,8 @@ void sampler_watch(bool process);
  * to park as soon as nothing is armed. GIL held.
  */
 bool sampler_hold(void);
+
+/** Let it go on, after sampler_hold has returned true. GIL held. */
 void sampler_release(void);
 
 /**

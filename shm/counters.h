@@ -88,6 +88,7 @@ static inline uint64_t histogram_lower_ns(uint32_t bucket)
     return base + (base / HISTOGRAM_SUB) * (bucket % HISTOGRAM_SUB);
 }
 
+/** Add to a word that has one writer: no read-modify-write. */
 static inline void counter_add(_Atomic uint64_t *word, uint64_t n)
 {
     atomic_store_explicit(word, atomic_load_explicit(word, memory_order_relaxed) + n, memory_order_relaxed);

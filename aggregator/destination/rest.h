@@ -13,7 +13,7 @@
 
 enum rest_outcome {
     REST_DELIVERED,
-    REST_RETRY,   /* no connection, time-out, 408, 429, 5xx: the same batch may work later */
+    REST_RETRY, /* no connection, time-out, 408, 409, 425, 429, 5xx; with a token 401 and 403: tried again */
     REST_REFUSED, /* it never will */
 };
 

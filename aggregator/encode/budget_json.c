@@ -4,6 +4,7 @@
 #include "aggregator/encode/identity.h"
 #include "aggregator/encode/instant.h"
 #include "aggregator/encode/report.h"
+#include "aggregator/encode/whole.h"
 #include "shm/rates.h"
 
 const char *budget_granularity_name(uint32_t granularity)
@@ -62,8 +63,8 @@ json_t *budget_history_json(const struct history *history)
             json_real(point->worker_cpu),
             json_real(point->aggregator_cpu),
             json_real(point->attached),
-            json_integer((json_int_t)point->demand),
-            json_integer((json_int_t)point->admitted),
+            json_integer(whole_of(point->demand)),
+            json_integer(whole_of(point->admitted)),
             json_real((double)point->interval_ns / 1e9),
             json_string(budget_granularity_name(point->granularity)),
             json_integer(point->paused),

@@ -9,6 +9,7 @@
 #include "aggregator/encode/instant.h"
 #include "aggregator/encode/story.h"
 #include "aggregator/encode/tree.h"
+#include "aggregator/encode/whole.h"
 
 enum {
     DEPTH_MOST = 512, /* frames that are told of a stack: readers of nested JSON are limited too */
@@ -143,8 +144,8 @@ static json_t *piece_json(const struct builder *builder, const struct piece *pie
         piece->instruction == NOT_SAMPLED ? "(not sampled)"
                                           : names_text(&builder->merge->instructions, piece->instruction),
         "time", piece->time * scale / 1e9, "self_time", piece->self * scale / 1e9, "start_time",
-        instant_json(begin_real_ns + (uint64_t)(piece->start * scale)), "end_time",
-        instant_json(begin_real_ns + (uint64_t)(piece->end * scale)), "children");
+        instant_json(begin_real_ns + (uint64_t)whole_of(piece->start * scale)), "end_time",
+        instant_json(begin_real_ns + (uint64_t)whole_of(piece->end * scale)), "children");
     if (piece->message != 0)
         json_object_set_new(json, "message",
                             story_message(builder->merge, &builder->story->event[piece->message - 1]));

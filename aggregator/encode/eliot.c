@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "aggregator/encode/story.h"
+#include "aggregator/encode/whole.h"
 
 enum {
     DEPTH_MOST = 512, /* frames that are told of a stack */
@@ -137,8 +138,8 @@ static json_t *stacks_json(const struct merge *merge, const struct stack_time *r
         json_array_append_new(stacks, stack_json(&frames, merge, row[i].stack));
         json_t *value = json_array();
         for (int state = 0; state < SAMPLE_STATES; state++)
-            json_array_append_new(value, json_integer((json_int_t)(row[i].wall[state] * scale + 0.5)));
-        json_array_append_new(value, json_integer((json_int_t)(row[i].cpu * scale + 0.5)));
+            json_array_append_new(value, json_integer(whole_of(row[i].wall[state] * scale)));
+        json_array_append_new(value, json_integer(whole_of(row[i].cpu * scale)));
         json_array_append_new(value, json_integer(row[i].samples));
         json_array_append_new(values, value);
     }

@@ -8,7 +8,8 @@
  *
  * An input is a list of steps of 10 bytes: what to do, where, and a value. They damage a segment that holds
  * an honest worker's records, between rounds of the pool, which writes checkpoints and is killed and
- * restarted in between. Nothing may crash, and the report must come out as JSON at the end.
+ * restarted in between. Messages about all that ends are made in both forms. Nothing may
+ * crash, and the report must come out as JSON at the end.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,8 @@
 
 #include "aggregator/checkpoint.h"
 #include "aggregator/destination/destination.h"
+#include "aggregator/encode/classic.h"
+#include "aggregator/encode/eliot.h"
 #include "aggregator/encode/report.h"
 #include "aggregator/guard.h"
 #include "aggregator/log.h"
@@ -56,10 +59,31 @@ static void work_honestly(void)
     }
 }
 
+/* Every message in both forms, of whatever a worker may have said. */
+static void tell_root(const struct merge *merge, uint32_t root, void *context)
+{
+    (void)context;
+    const struct origin origin = {.source = "fuzz", .pid = 1};
+    free(classic_action(merge, root, &origin));
+    free(eliot_action(merge, root, &origin));
+}
+
+static void tell_windows(void)
+{
+    for (uint32_t i = 0; i < pool->windows.count; i++) {
+        const struct window *window = pool->windows.closed[i];
+        for (uint32_t k = 0; k < window->profile.types; k++) {
+            free(classic_profile(&pool->merge, window, &window->profile.type[k], "fuzz"));
+            free(eliot_profile(&pool->merge, window, &window->profile.type[k], "fuzz"));
+        }
+    }
+}
+
 static void open_pool(void)
 {
     if (pool_open(&pool, s.directory, s.name, &config) != 0)
         abort();
+    pool->merge.on_root = tell_root;
 }
 
 static void step_pool(bool commit, bool restart)
@@ -175,6 +199,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     free(text);
     json_decref(report);
+    tell_windows();
     pool_close(pool);
     synthetic_end(&s);
     return 0;

@@ -22,6 +22,15 @@ static struct config config;
 static uint32_t trunk, leaf;
 static json_t *told; /* the last action's message */
 
+/* No time is less than none. */
+static void check_values(const json_t *json)
+{
+    size_t i, k;
+    json_t *stack, *value;
+    json_array_foreach(json_object_get(json, "values"), i, stack) json_array_foreach(stack, k, value)
+        ck_assert_int_ge(json_integer_value(value), 0);
+}
+
 /* The same as a task of Eliot: whole, its levels without a gap. */
 static void check_task(const struct merge *merge, uint32_t root, const struct origin *origin)
 {
@@ -36,6 +45,7 @@ static void check_task(const struct merge *merge, uint32_t root, const struct or
         const char *now = json_string_value(json_object_get(json, "action_status"));
         status = now == NULL ? "none" : strcmp(now, "started") == 0 ? "started" : "succeeded";
         ck_assert_int_eq(strcmp(status, "started") == 0, level == 1);
+        check_values(json);
         json_decref(json);
     }
     ck_assert_str_eq(status, "succeeded");
@@ -298,6 +308,20 @@ START_TEST(a_message_with_a_flag_of_a_newer_worker_is_passed_over)
 }
 END_TEST
 
+START_TEST(what_a_worker_says_of_its_times_may_be_anything)
+{
+    static const uint64_t times[] = {0, 1, 30 * MS, INT64_MAX, UINT64_MAX};
+    const uint64_t wall_ns = times[_i % 5], latency_ns = times[_i / 5];
+    uint64_t root = synthetic_begin(&s, 1, 0, 1e-9);
+    ck_assert(synthetic_sample(&s, root, leaf, STATE_CPU, wall_ns));
+    ck_assert(synthetic_sample(&s, root, trunk, STATE_BLOCKED, wall_ns));
+    synthetic_finish(&s, root, 1, latency_ns, false);
+    settle();
+    ck_assert_ptr_nonnull(told);
+    ck_assert_str_eq(text_at(told, "action_type"), "shop:charge");
+}
+END_TEST
+
 START_TEST(messages_of_actions_that_nobody_knows_are_counted_as_late)
 {
     tell(77, "{}", 0, 1);
@@ -322,6 +346,7 @@ int main(void)
     tcase_add_test(cases, past_the_bound_in_bytes_messages_are_dropped_and_counted);
     tcase_add_loop_test(cases, a_record_with_a_length_that_cannot_be_is_not_believed, 0, 5);
     tcase_add_test(cases, a_message_with_a_flag_of_a_newer_worker_is_passed_over);
+    tcase_add_loop_test(cases, what_a_worker_says_of_its_times_may_be_anything, 0, 25);
     tcase_add_test(cases, messages_of_actions_that_nobody_knows_are_counted_as_late);
     suite_add_tcase(suite, cases);
     return suite_run(suite, CK_NOFORK);
