@@ -10,15 +10,16 @@ import threading
 import time
 
 import pytest
+from _schema import check, schemas
 from _support import NATIVE, PROJECT, PYTHON_DIR
 from profilomatic import RestDestination
-from profilomatic.fallback import actions, budget, stacks, tree
+from profilomatic.fallback import actions, budget, eliot_form, stacks, tree
 from profilomatic.fallback.engine import Engine
 from profilomatic.fallback.outlet import WAITING_MOST, Outlet
 from profilomatic.fallback.wsgi import normalise
 
 
-def python(script, *arguments, **more):
+def python(script, *arguments, cwd=None, **more):
     """Run a script on the fallback, with whatever interpreter runs the tests."""
     import textwrap
 
@@ -30,6 +31,7 @@ def python(script, *arguments, **more):
         capture_output=True,
         text=True,
         timeout=60,
+        cwd=cwd,
     )
 
 
@@ -239,7 +241,7 @@ def test_a_finalizer_may_make_actions_wherever_it_interrupts_one():
     done = python("""
         import gc, profilomatic, threading, time
         from profilomatic.fallback import engine
-        profilomatic.configure(max_actions_per_run=0, max_overhead=1.0)
+        profilomatic.configure(max_actions_per_run=0, max_overhead=0.5)
         profilomatic.add_destination(lambda message: None)
         class Cycle:
             def __init__(self):
@@ -443,3 +445,84 @@ def test_asyncio_is_not_loaded_for_its_sake():
         print('asyncio' in sys.modules)
     """)
     assert (done.stdout, done.stderr) == ('False\n', '')
+
+
+def test_in_eliots_form_what_was_logged_stands_between_the_stacks_before_and_after_it():
+    message = {
+        'id': '01234567-89ab-4def-8123-456789abcdef',
+        'source': 'here',
+        'action_type': 'shop:order',
+        'action_status': 'failed',
+        'exception': 'Refused',
+        'task_uuid': 'ffffffff-89ab-4def-8123-456789abcdef',
+        'task_level': [2],
+        'pid': 7,
+        'thread': 8,
+        'weight': 4.0,
+        'interval': 0.01,
+        'code_granularity': 'line',
+        'time': 2.0,
+        'cpu_time': 0.5,
+    }
+    samples = [
+        tree.Sample(time, 0.1, stack)
+        for time, stack in [(5.1, ('a', 'b')), (5.2, ('a', 'b')), (5.4, ('a',)), (5.5, ())]
+    ]
+    own = {'action_type': 'shop:order', 'action_status': 'started', 'task_uuid': message['task_uuid']}
+    events = [tree.Event(5.0, own), tree.Event(5.3, {'n': 1}), tree.Event(5.6, {**own, 'action_status': 'failed'})]
+    lines = eliot_form.task(message, samples, events, 5.0, 1000.0)
+    for line in lines:
+        check(line, schemas('messages.md')['eliot'])
+        assert line['task_uuid'] == '01234567-89ab-8def-8123-456789abcdef'
+    assert [line['task_level'] for line in lines] == [[1], [2], [3], [4], [5]]
+    first, before, logged, after, last = lines
+    assert (before['frames'], before['stacks'], before['values']) == (['a', 'b'], [[0, 1]], [[1_000_000_000, 2]])
+    assert logged['logged'] == {'n': 1} and logged['timestamp'] == pytest.approx(1000.3)
+    assert (after['stacks'], after['values']) == ([[0], []], [[500_000_000, 1], [500_000_000, 1]])
+    assert last['top'] == ['b 66.7%', 'a 33.3%'] and last['profiled_exception'] == 'Refused'
+    events[-1] = tree.Event(5.6, {**own, 'task_level': [3]})
+    assert eliot_form.task(message, samples, events, 5.0, 1000.0)[-2]['logged']['task_level'] == [3]
+
+
+def test_both_forms_tell_of_the_same_actions(tmp_path):
+    pytest.importorskip('eliot')
+    from eliot.parse import Parser
+
+    done = python(
+        """
+        import profilomatic, profilomatic.eliot, time
+        from eliot import log_message, start_action
+        profilomatic.configure(max_actions_per_run=0, time_granularity=0.005, store_all_logs=True)
+        profilomatic.add_destination(profilomatic.FileDestination('classic.log'))
+        profilomatic.add_destination(profilomatic.FileDestination('eliot.log', form='eliot'))
+        profilomatic.eliot.patch()
+        def spin():
+            until = time.thread_time() + 0.05
+            while time.thread_time() < until: pass
+        for n in range(3):
+            with start_action(action_type='shop:order', n=n):
+                spin()
+                log_message('shop:priced')
+                with start_action(action_type='shop:pay'):
+                    spin()
+        """,
+        cwd=str(tmp_path),
+    )
+    assert (done.returncode, done.stderr) == (0, '')
+    classic, told = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for name in ('classic.log', 'eliot.log')
+    )
+    for message in told:
+        check(message, schemas('messages.md')['eliot'])
+    begun = [message for message in told if message.get('kind') == 'action']
+    assert [message['id'] for message in begun] == [message['id'] for message in classic] and len(begun) == 3
+    complete = list(Parser.parse_stream(iter(told)))
+    assert len(complete) == 3 and all(task.is_complete() for task in complete)
+    logged = [message['logged'].get('message_type') for message in told if 'logged' in message]
+    assert logged.count('shop:priced') == 3
+    for first, message in zip(begun, classic):
+        assert first['profiled_task_uuid'] == message['task_uuid']
+        rows = [row for m in told if m['task_uuid'] == first['task_uuid'] for row in m.get('values', ())]
+        assert not rows or sum(row[0] for row in rows) / 1e9 == pytest.approx(message['time'], abs=1e-6)
+        assert bool(rows) == (message['children'] != [] and stacks.unreadable() is None)

@@ -10,7 +10,7 @@ import time
 from typing import Any, Dict, List, Optional
 
 from .._guard import failed
-from . import budget
+from . import budget, eliot_form
 from .actions import Action, forget, inside, make_uuid, watch_collector
 from .bell import Bell
 from .outlet import Outlet
@@ -132,7 +132,11 @@ class Engine:
             self._open = max(0, self._open - 1)
         message = self._message(action, action.profile, name, status, now - action.began)
         self._hook_cpu += time.perf_counter() - now
-        self.outlet.put(message)
+        profile = action.profile
+        self.outlet.put(
+            message,
+            lambda: eliot_form.task(message, profile.samples, profile.events, action.began, action.began_time),
+        )
 
     # ---- admission
 

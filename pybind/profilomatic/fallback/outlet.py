@@ -6,7 +6,7 @@ import collections
 import json
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, List, Optional
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional
 
 from .._guard import failed
 from .._tell import tell
@@ -18,6 +18,17 @@ FLUSH_SECONDS = 2.0
 _TRIES = (0.2, 1.0, 5.0)  # pauses before a message is sent again
 
 Message = Dict[str, Any]
+
+
+class _Told(NamedTuple):
+    message: Message  # in the classic form
+    task: Callable[[], List[Message]]  # the same in Eliot's
+
+
+def _lines(asked: Dict[str, Any], told: _Told) -> str:
+    """In the form that a destination asked for."""
+    messages = told.task() if asked.get('form') == 'eliot' else [told.message]
+    return ''.join(json.dumps(message) + '\n' for message in messages)
 
 
 def _ssl_context(request: Dict[str, Any]) -> Any:
@@ -33,12 +44,12 @@ def _ssl_context(request: Dict[str, Any]) -> Any:
     return context
 
 
-def post(request: Dict[str, Any], message: Message) -> None:
-    """One message to a server, as `RestDestination` describes it. OSError if it was not taken."""
+def post(request: Dict[str, Any], lines: str) -> None:
+    """Lines to a server, as `RestDestination` describes it. OSError if they were not taken."""
     import hashlib
     import urllib.request
 
-    data = json.dumps(message).encode() + b'\n'
+    data = lines.encode()
     headers = {
         'Content-Type': 'application/json',
         'Idempotency-Key': '"%s"' % hashlib.sha256(data).hexdigest()[:32],  # a receiver may drop what comes again
@@ -69,18 +80,19 @@ class Outlet:
 
     def forget(self) -> None:
         """After a fork: what waits is the parent's to deliver, and its thread is not here."""
-        self._waiting: Deque[Message] = collections.deque()
+        self._waiting: Deque[_Told] = collections.deque()
         self._thread: Optional[threading.Thread] = None
         self._wake = Bell()
         self._busy = False
 
-    def put(self, message: Message) -> None:
+    def put(self, message: Message, task: Callable[[], List[Message]] = list) -> None:
+        """One message in the classic form; `task` makes it one in Eliot's, when a destination wants that."""
         if not self.destinations:
             return
         if len(self._waiting) >= WAITING_MOST:
             self.dropped += 1
             return
-        self._waiting.append(message)
+        self._waiting.append(_Told(message, task))
         if not threads_run():
             if not self._busy:  # else who is at it, perhaps further out on this very thread, hands it over too
                 self._hand_over()
@@ -122,24 +134,27 @@ class Outlet:
         self._busy = True
         try:
             while self._waiting:
-                message = self._waiting[0]
+                told = self._waiting[0]
                 for destination in list(self.destinations):
-                    self._call(destination, message)
+                    self._call(destination, told)
                 self._waiting.popleft()
         except IndexError:
             pass  # forgotten meanwhile
         finally:
             self._busy = False
 
-    def _call(self, destination: Any, message: Message) -> None:
+    def _call(self, destination: Any, told: _Told) -> None:
         request: Callable[[], Optional[Dict[str, Any]]] = getattr(destination, 'profilomatic_request', lambda: None)
         asked = request()
         for pause in (*_TRIES, None):
             try:
                 if asked is not None and 'url' in asked:
-                    post(asked, message)
+                    post(asked, _lines(asked, told))
+                elif asked is not None:
+                    with open(asked['path'], 'a', encoding='utf-8') as file:
+                        file.write(_lines(asked, told))
                 else:
-                    destination(message)
+                    destination(told.message)
                 self.delivered += 1
                 return
             except Exception as error:

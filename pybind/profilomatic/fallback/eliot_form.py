@@ -1,0 +1,102 @@
+"""A message about a profiled action as a task of Eliot's: the same lines as the aggregator's, but without the states of
+samples, which are not known here."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any, Dict, List, Tuple
+
+from .tree import Event, Sample
+
+_TOP_MOST = 5
+_COLUMNS = ['wall', 'samples']
+
+
+def _stacks(samples: List[Sample], scale: float) -> Dict[str, Any]:
+    """What was sampled, by stack; `scale` turns sampled seconds into seconds of what is told."""
+    walls: Dict[Tuple[str, ...], float] = collections.defaultdict(float)
+    counts: Dict[Tuple[str, ...], int] = collections.defaultdict(int)
+    for sample in samples:
+        walls[sample.stack] += sample.wall
+        counts[sample.stack] += 1
+    frames: Dict[str, int] = {}  # in the order in which they are met
+    stacks = [[frames.setdefault(frame, len(frames)) for frame in stack] for stack in walls]
+    return {
+        'unit': 'nanoseconds',
+        'columns': _COLUMNS,
+        'frames': list(frames),
+        'stacks': stacks,
+        'values': [[round(wall * scale * 1e9), counts[stack]] for stack, wall in walls.items()],
+    }
+
+
+def _top(samples: List[Sample]) -> List[str]:
+    """The instructions with the most time of their own."""
+    own: Dict[str, float] = collections.defaultdict(float)
+    for sample in samples:
+        if sample.stack:
+            own[sample.stack[-1]] += sample.wall
+    total = sum(own.values())
+    most = sorted(own.items(), key=lambda item: -item[1])[:_TOP_MOST]
+    return ['%s %.1f%%' % (instruction, 100 * wall / total) for instruction, wall in most]
+
+
+def task(
+    message: Dict[str, Any], samples: List[Sample], events: List[Event], began: float, began_time: float
+) -> List[Dict[str, Any]]:
+    """The lines of the task that tells what the classic `message` does. `began` is on the clock of samples and events,
+    `began_time` the same in seconds since 1970. The first event is the action's own begin, the last its end."""
+    id = message['id']
+    uuid = id[:14] + '8' + id[15:]  # made of what it was before: version 8
+    lines: List[Dict[str, Any]] = []
+
+    def say(time: float, **fields: Any) -> None:
+        lines.append(
+            {'task_uuid': uuid, 'task_level': [len(lines) + 1], 'timestamp': began_time + time - began, **fields}
+        )
+
+    def say_stacks(those: List[Sample]) -> None:
+        if those:
+            say(those[-1].time, message_type='profilomatic:stacks', **_stacks(those, scale))
+
+    sampled = sum(sample.wall for sample in samples)
+    scale = message['time'] / sampled if sampled else 0.0
+    say(
+        began,
+        action_type='profilomatic:action',
+        action_status='started',
+        schema='profilomatic/1',
+        kind='action',
+        id=id,
+        source=message['source'],
+        profiled_action_type=message['action_type'],
+        profiled_task_uuid=message['task_uuid'],
+        profiled_task_level=message.get('task_level', []),
+        pid=message['pid'],
+        thread_id=message['thread'],
+        weight=message['weight'],
+        period_ns=round(message['interval'] * 1e9),
+        code_granularity=message['code_granularity'],
+        **{key: message[key] for key in ('trace_id', 'span_id') if key in message},
+    )
+    told = events[1:] if 'task_level' in events[-1].message else events[1:-1]  # its end, if the log tells of it
+    at = 0
+    for event in sorted(told, key=lambda event: event.time):
+        before = at
+        while at < len(samples) and samples[at].time < event.time:
+            at += 1
+        say_stacks(samples[before:at])
+        say(event.time, message_type='profilomatic:logged', logged=event.message)
+    say_stacks(samples[at:])
+    say(
+        began + message['time'],
+        action_type='profilomatic:action',
+        action_status='succeeded',
+        profiled_action_status=message['action_status'],
+        wall=message['time'],
+        cpu=message['cpu_time'],
+        samples=len(samples),
+        top=_top(samples),
+        **({'profiled_exception': message['exception']} if 'exception' in message else {}),
+    )
+    return lines
