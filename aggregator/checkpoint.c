@@ -185,12 +185,12 @@ static int write_piece(struct pool *pool, const struct piece_counts *counts, boo
     return rc;
 }
 
-/* While a chain is begun anew the old one is still there: that must not come too late. */
+/* While a chain is begun anew the old one is still there, and the new one may be as long. */
 static bool room_is_scarce(const struct pool *pool)
 {
     struct statvfs system;
     return fstatvfs(pool->chain.fd, &system) == 0 && system.f_blocks != 0 &&
-           system.f_bavail * system.f_frsize < pool->chain.bytes;
+           system.f_bavail * system.f_frsize < 2 * pool->chain.bytes;
 }
 
 static bool wants_whole(const struct pool *pool)

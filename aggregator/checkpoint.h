@@ -10,11 +10,11 @@
  *
  * The one commit is the piece: a first one by being renamed into place, a later one by the last of its bytes,
  * since a piece without all its bytes is none. The chain is begun anew when a window has been closed, after a
- * restart, when it has become long, and when it is as long as what is left of its file system. Files are
- * written before the piece that mentions them and removed after the first chain that does not. Lane heads are
- * stored and finished segments removed only after the commit. On a restart the chain is the authority, not
- * the heads. Content has a CRC: a tail that a death left behind is ignored, a file that is damaged otherwise
- * is refused.
+ * restart, when it has become long, and when twice its length is more than is left of its file system. Files
+ * are written before the piece that mentions them and removed after the first chain that does not. Lane heads
+ * are stored and finished segments removed only after the commit. On a restart the chain is the authority,
+ * not the heads. Content has a CRC: a tail that a death left behind is ignored, a file that is damaged
+ * otherwise is refused.
  */
 #ifndef AGGREGATOR_CHECKPOINT_H
 #define AGGREGATOR_CHECKPOINT_H

@@ -3,9 +3,11 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -28,6 +30,7 @@ enum {
     NODES = 12,
     OPEN_MOST = 40,
     STEPS = 300,
+    CHAIN_GROWTH = 4 << 20, /* of one that is begun anew where there is room enough: checkpoint.c */
 };
 
 /* A worker that does at random what workers do. */
@@ -389,23 +392,49 @@ START_TEST(where_more_changed_than_could_be_noted_a_piece_tells_of_everything)
 }
 END_TEST
 
-START_TEST(a_long_chain_is_begun_anew)
+/* How long a chain becomes before it is. */
+static uint64_t grow_until_begun_anew(void)
 {
     char *bytes;
     two_pieces(&bytes);
     free(bytes);
-    uint64_t most = 0;
+    enum { EACH = 100 };
+    uint64_t serial[WORKERS][EACH], most = 0;
     bool anew = false;
     for (int i = 0; i < 400 && !anew; i++) {
         for (int w = 0; w < WORKERS; w++)
-            for (int n = 0; n < 100; n++)
-                synthetic_begin(&actor[w].s, 1, 0, 1);
+            for (int n = 0; n < EACH; n++) {
+                if (i != 0)
+                    synthetic_finish(&actor[w].s, serial[w][n], 1, MS, false);
+                serial[w][n] = synthetic_begin(&actor[w].s, 1, 0, 1);
+            }
         pool_round(pool);
         ck_assert_int_eq(checkpoint_write(pool), 0);
         anew = pool->chain.bytes < most;
-        most = pool->chain.bytes;
+        most = anew ? most : pool->chain.bytes;
     }
     ck_assert(anew);
+    return most;
+}
+
+START_TEST(a_long_chain_is_begun_anew)
+{
+    ck_assert_uint_gt(grow_until_begun_anew(), CHAIN_GROWTH);
+}
+END_TEST
+
+/* In a file system of its own, which only root can have. */
+START_TEST(a_chain_is_begun_anew_before_it_takes_what_room_is_left)
+{
+    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+        return;
+    tear_down();
+    ck_assert_int_eq(mount("none", "/dev/shm", "tmpfs", 0, "size=6m"), 0);
+    set_up();
+    ck_assert_uint_lt(grow_until_begun_anew(), CHAIN_GROWTH);
+    tear_down();
+    ck_assert_int_eq(umount("/dev/shm"), 0);
+    set_up();
 }
 END_TEST
 
@@ -475,6 +504,7 @@ int main(void)
     tcase_add_test(cases, a_piece_that_found_no_room_is_written_later);
     tcase_add_test(cases, where_more_changed_than_could_be_noted_a_piece_tells_of_everything);
     tcase_add_test(cases, a_long_chain_is_begun_anew);
+    tcase_add_test(cases, a_chain_is_begun_anew_before_it_takes_what_room_is_left);
     tcase_add_test(cases, actions_of_many_dead_workers_are_not_given_up_for_want_of_room);
     tcase_add_test(cases, bytes_that_ask_for_much_memory_are_refused);
     suite_add_tcase(suite, cases);
