@@ -5,6 +5,7 @@
  *
  *     kill_driver --aggregator FILE [--seconds S] [--kills N] [--writers N] [--seed N] [--label WORKER-LABEL]
  *                 [--aggregator-label LABEL] [--pause LABEL:US]
+ *     kill_driver --aggregator FILE --list      only says at which test points it kills
  *
  * It goes on for S seconds, and until N writers and N aggregators were killed and each test point killed one
  * of its side at least once. With a label given only that one is used. Exit status: 0 nothing lost, torn or
@@ -66,6 +67,7 @@ struct victim {
 
 static struct {
     const char *aggregator, *label, *aggregator_label, *pause;
+    bool list;
     double seconds;
     unsigned writers, kills;
     uint64_t seed;
@@ -464,6 +466,12 @@ static void tell_hits(const struct labels *labels, const char *side)
         printf(" %s %u%s", labels->label[i].name, labels->label[i].hits, i + 1 < labels->count ? "," : "\n");
 }
 
+static void print_labels(const struct labels *labels)
+{
+    for (unsigned i = 0; i < labels->count; i++)
+        puts(labels->label[i].name);
+}
+
 static bool parse(int argc, char **argv)
 {
     static const struct option long_options[] = {
@@ -475,6 +483,7 @@ static bool parse(int argc, char **argv)
         {"label", required_argument, NULL, 'l'},
         {"aggregator-label", required_argument, NULL, 'L'},
         {"pause", required_argument, NULL, 'p'},
+        {"list", no_argument, NULL, 'i'},
         {0},
     };
     for (int o; (o = getopt_long(argc, argv, "", long_options, NULL)) != -1;) {
@@ -503,6 +512,9 @@ static bool parse(int argc, char **argv)
         case 'p':
             options.pause = optarg;
             break;
+        case 'i':
+            options.list = true;
+            break;
         default:
             return false;
         }
@@ -527,6 +539,11 @@ int main(int argc, char **argv)
     if (shared == MAP_FAILED)
         fail("mmap");
     ask_for_labels();
+    if (options.list) {
+        print_labels(&of_writers);
+        print_labels(&of_aggregator);
+        return 0;
+    }
     make_pool();
     torture();
     finish();
