@@ -42,7 +42,7 @@ class Driver:
 
     def end(self):
         """Close its input: it stops as the aggregator does. Returns what it logged."""
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=60)
         assert self.process.returncode == 0, errors
         return errors
 

@@ -101,7 +101,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def get(port, path='/', timeout=10):
+def get(port, path='/', timeout=30):
     """(status, headers with lower-case names, body) of one GET."""
     connection = http.client.HTTPConnection('127.0.0.1', port, timeout=timeout)
     try:
@@ -153,7 +153,7 @@ def server(command, port, env, cwd, stop=signal.SIGTERM):
         if process.poll() is None:
             _stop(process, stop)
         try:
-            process.output = process.communicate(timeout=20)[0].decode(errors='replace')
+            process.output = process.communicate(timeout=60)[0].decode(errors='replace')
         finally:
             with contextlib.suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -177,7 +177,7 @@ def aggregator(directory):
     finally:
         if process.poll() is None:
             process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def ask(directory, **request):

@@ -186,7 +186,7 @@ def test_signals_sent_to_run_reach_the_command_once(start):
         process.send_signal(getattr(signal, 'SIG' + name))
         assert process.stdout.readline() == f'SIG{name}\n'
     process.terminate()
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert out == 'SIGTERM\n' and process.returncode == 9
 
 
@@ -226,7 +226,7 @@ def test_the_aggregator_is_a_session_of_its_own_and_holds_none_of_our_files(star
         assert not pipes & set(held)
         assert targets[0] == '/dev/null'
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     assert process.returncode == -signal.SIGTERM
     assert name_of(pid) == ''
 

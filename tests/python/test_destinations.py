@@ -38,7 +38,7 @@ def test_a_file_gets_every_line_in_order_and_is_appended_to(driver, tmp_path):
     out.write_text('{"n": -1}\n')
     d = driver.add(kind='file', path=str(out))
     driver.put(d, *range(500))
-    assert driver.tell(sync=2000) is True
+    assert driver.tell(sync=30_000) is True
     assert read(out) == [-1, *range(500)]
     status = driver.tell(status=d)
     assert status == {
@@ -58,14 +58,14 @@ def test_behind_a_line_that_its_writer_did_not_end_a_line_of_its_own_begins(driv
     out = tmp_path / 'out.log'
     out.write_text('{"n": 1}\n{"n":')
     driver.put(driver.add(kind='file', path=str(out)), 2)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     assert [line for line in out.read_text().split('\n') if line] == ['{"n": 1}', '{"n":', '{"n": 2}']
 
 
 def test_a_new_file_is_readable_by_others_only_as_far_as_the_umask_allows(driver, tmp_path):
     out = tmp_path / 'out.log'
     driver.put(driver.add(kind='file', path=str(out)), 1)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     umask = os.umask(0)
     os.umask(umask)
     assert out.stat().st_mode & 0o777 == 0o644 & ~umask
@@ -81,14 +81,14 @@ def test_a_renamed_or_removed_file_is_opened_afresh(driver, tmp_path):
     out, old = tmp_path / 'out.log', tmp_path / 'out.log.1'
     d = driver.add(kind='file', path=str(out))
     driver.put(d, 1)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     out.rename(old)
     driver.put(d, 2)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     assert (read(old), read(out)) == ([1], [2])
     out.unlink()
     driver.put(d, 3)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     assert read(out) == [3]
 
 
@@ -98,12 +98,12 @@ def test_a_full_disk_is_told_once_and_delivery_goes_on_when_there_is_room(tmp_pa
     out.symlink_to('/dev/full')
     d = driver.add(kind='file', path=str(out))
     driver.put(d, 1)
-    assert driver.tell(sync=2000) is True, 'a failed attempt ends the wait'
+    assert driver.tell(sync=30_000) is True, 'a failed attempt ends the wait'
     driver.put(d, 2)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     assert 'No space left' in driver.tell(status=d)['last_error']
     out.unlink()
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     assert read(out) == [1, 2]
     assert driver.tell(status=d)['delivered'] == 2
     log = driver.end()
@@ -114,11 +114,11 @@ def test_a_path_without_a_folder_is_tried_again_until_the_folder_is_there(driver
     out = tmp_path / 'later' / 'out.log'
     d = driver.add(kind='file', path=str(out))
     driver.put(d, 1)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     assert 'No such file' in driver.tell(status=d)['last_error']
     out.parent.mkdir()
     wait_for(out.exists)  # by itself, after a pause
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     assert read(out) == [1]
 
 
@@ -129,7 +129,7 @@ def test_past_the_bound_the_oldest_lines_are_dropped_and_counted(driver, tmp_pat
         driver.tell(put=[d, json.dumps({'n': n, 'x': 'x' * 100_000})])
     out.parent.mkdir()
     wait_for(out.exists)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     status = driver.tell(status=d)
     assert status['dropped'] > 0 and status['delivered'] + status['dropped'] == 200
     numbers = read(out)
@@ -143,7 +143,7 @@ def test_without_flush_lines_are_gathered_for_a_moment(driver, tmp_path):
     driver.put(d, 1, 2, 3)
     wait_for(out.exists, 30)
     assert out.stat().st_mtime - before > 0.9, 'a second after the first'
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     assert read(out) == [1, 2, 3]
 
 
@@ -153,7 +153,7 @@ def test_what_is_no_regular_file_is_refused_and_holds_nothing_up(driver, tmp_pat
     odd.mkdir() if target == 'folder' else os.mkfifo(odd)
     driver.put(driver.add(kind='file', path=str(odd)), 1)
     driver.put(driver.add(kind='file', path=str(out)), 2)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     assert read(out) == [2]
 
 
@@ -161,7 +161,7 @@ def test_a_request_of_another_uid_is_not_led_elsewhere_by_a_link(driver, tmp_pat
     (tmp_path / 'link').symlink_to(tmp_path / 'secret')
     d = driver.add(kind='file', path=str(tmp_path / 'link'), no_links=True)
     driver.put(d, 1)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     assert not (tmp_path / 'secret').exists()
     assert driver.tell(status=d)['last_error']
 
@@ -172,7 +172,7 @@ def test_what_was_put_before_a_removal_is_still_written(driver, tmp_path):
     driver.put(d, 1, 2)
     driver.tell(remove=d)
     driver.put(d, 3)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     assert read(out) == [1, 2]
     assert driver.tell(status=d) is None
 
@@ -197,7 +197,7 @@ def test_a_server_gets_all_lines_over_one_connection(driver, server):
     d = driver.add(kind='rest', url=server.url(), timeout=5)
     for n in range(5):
         driver.put(d, *range(n * 10, n * 10 + 10))
-        assert driver.tell(sync=2000) is True
+        assert driver.tell(sync=30_000) is True
     assert server.numbers() == list(range(50))
     assert server.connections == 1
     assert set(server.paths) == {'/api/data'}
@@ -233,7 +233,7 @@ def test_a_passing_failure_is_tried_again_with_the_same_key(driver, server, stat
     assert len(server.keys) == 3 and len(set(server.keys)) == 1
     assert f'HTTP {status}: busy' in driver.tell(status=d)['last_error']
     driver.put(d, 3)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     assert server.keys[-1] != server.keys[0]
 
 
@@ -253,7 +253,7 @@ def test_another_4xx_or_a_redirect_is_given_up_and_counted(driver, server):
     d = driver.add(kind='rest', url=server.url(), timeout=5)
     for n in (1, 2, 3):
         driver.put(d, n)
-        driver.tell(sync=2000)
+        driver.tell(sync=30_000)
     assert server.numbers() == [3]
     status = driver.tell(status=d)
     assert (status['delivered'], status['failed']) == (1, 2)
@@ -267,7 +267,7 @@ def test_a_server_that_is_away_gets_its_lines_when_it_comes_back(driver):
     gone.stop()
     d = driver.add(kind='rest', url=f'http://127.0.0.1:{port}/api/data', timeout=2)
     driver.put(d, 1, 2)
-    assert driver.tell(sync=3000) is True, 'one failed attempt ends the wait'
+    assert driver.tell(sync=30_000) is True, 'one failed attempt ends the wait'
     assert driver.tell(status=d)['delivered'] == 0
     back = Server(port=port)
     try:
@@ -298,7 +298,7 @@ def test_a_server_that_never_answers_holds_up_neither_the_caller_nor_a_file(driv
 def test_a_password_in_a_url_is_used_but_not_shown(driver, server):
     d = driver.add(kind='rest', url=f'http://me:secret@127.0.0.1:{server.port}/api/data', timeout=5)
     driver.put(d, 1)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     assert server.headers[0]['Authorization'].startswith('Basic ')
     assert 'secret' not in json.dumps(driver.tell(status=d))
 
@@ -323,7 +323,7 @@ def tls_server(authority):
 def deliver_one(driver, **spec):
     d = driver.add(kind='rest', timeout=5, **spec)
     driver.put(d, 1)
-    driver.tell(sync=5000)
+    driver.tell(sync=30_000)
     return driver.tell(status=d)
 
 
@@ -375,20 +375,20 @@ def test_the_token_is_read_anew_for_each_request(driver, server, tmp_path):
     token = tmp_path / 'token'
     d = driver.add(kind='rest', url=server.url(), timeout=5, token_file=str(token))
     driver.put(d, 1)
-    driver.tell(sync=5000)
+    driver.tell(sync=30_000)
     assert 'cannot read the token' in driver.tell(status=d)['last_error'] and server.keys == []
     token.write_text('first\n')
-    driver.tell(sync=5000)
+    driver.tell(sync=30_000)
     token.write_text('Token second')
     server.script = [(401, {}, b'too late')]
     driver.put(d, 2)
-    driver.tell(sync=5000)
-    driver.tell(sync=5000)
+    driver.tell(sync=30_000)
+    driver.tell(sync=30_000)
     assert [h['Authorization'] for h in server.headers] == ['Bearer first', 'Token second', 'Token second']
     assert server.numbers() == [1, 2]
     token.write_text('three\nlines: of\nit')
     driver.put(d, 3)
-    driver.tell(sync=5000)
+    driver.tell(sync=30_000)
     assert 'more than one line' in driver.tell(status=d)['last_error'] and len(server.headers) == 3
 
 
@@ -408,7 +408,7 @@ def test_bodies_are_compressed_once_the_server_says_that_it_takes_that(driver, s
         for n in range(first, first + 200):
             driver.tell(put=[d, json.dumps({'n': n, 'x': 'x' * 50})])
         while len(server.lines) < first + 200:
-            driver.tell(sync=5000)
+            driver.tell(sync=30_000)
     assert server.once() == list(range(600))
     encodings = [h.get('Content-Encoding') for h in server.headers]
     assert encodings[0] is None and encodings[-1] is None and 'gzip' in encodings[1:-1]
@@ -423,7 +423,7 @@ def test_compression_can_be_asked_for_and_forbidden(driver, server):
         d = driver.add(kind='rest', url=server.url(), timeout=5, gzip=gzip)
         for _ in expected:
             driver.tell(put=[d, json.dumps({'n': 1, 'x': 'x' * 1000})])
-            driver.tell(sync=5000)
+            driver.tell(sync=30_000)
         assert [h.get('Content-Encoding') for h in server.headers] == expected
 
 
@@ -431,11 +431,11 @@ def test_a_reopened_file_is_the_one_that_bears_the_name_now(driver, tmp_path):
     out, old = tmp_path / 'out.log', tmp_path / 'out.log.1'
     d = driver.add(kind='file', path=str(out))
     driver.put(d, 1)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     os.link(out, old)
     driver.tell(reopen=True)
     out.unlink()
     out.touch()
     driver.put(d, 2)
-    driver.tell(sync=2000)
+    driver.tell(sync=30_000)
     assert (read(old), read(out)) == ([1], [2])

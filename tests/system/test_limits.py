@@ -72,7 +72,7 @@ application = profilomatic.wsgi.wrap(inner)
         time.sleep(1.5)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
     starts = sorted(
         datetime.datetime.fromisoformat(json.loads(line)['start_time']).timestamp()
         for line in out.read_text().splitlines()

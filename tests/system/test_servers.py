@@ -131,7 +131,7 @@ def test_wrapping_leaves_the_application_as_it_is(tmp_path):
     def answers(port):
         seen = []
         for path in ('/fast', '/nowhere', '/compute', '/fail'):
-            connection = http.client.HTTPConnection('127.0.0.1', port, timeout=10)
+            connection = http.client.HTTPConnection('127.0.0.1', port, timeout=30)
             connection.request('GET', path)
             response = connection.getresponse()
             headers = {k.lower(): v for k, v in response.getheaders() if k.lower() not in ('date',)}
