@@ -215,8 +215,9 @@ def test_a_task_does_not_have_its_thread_to_itself_whoever_made_the_thread(direc
         """,
         directory,
     )
-    cpu = {row['action_type']: row['cpu'] for row in exported(directory)['actions']}
-    assert cpu['a'] == cpu['b'] == 0, cpu
+    rows = {row['action_type']: row for row in exported(directory)['actions']}
+    for kind in ('a', 'b'):  # what it does itself is to fall asleep and to wake up
+        assert rows[kind]['cpu'] < 0.25 * rows[kind]['wall'], rows[kind]
 
 
 GREENLETS = """
