@@ -15,6 +15,7 @@
  * - reads(): how many samples were taken since start()
  * - stop() -> dict: what was seen since
  * - describe(code) -> (file, qualname, [line of each code unit])
+ * - strays(code) -> the first code unit from which another code object, or none, is found around it; -1: none
  * - threads() -> [(tid, id)]: of all interpreters
  * - waits(tid) -> 1: for the GIL, 0: for something else, 2: it runs, -1: not to be told
  * - forked(): in the child of a fork: drop what is the parent's
@@ -32,6 +33,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "runtime/cpython/code_table.h"
 #include "runtime/cpython/context.h"
 #include "runtime/cpython/layout.h"
 #include "runtime/cpython/reader.h"
@@ -494,6 +496,25 @@ static PyObject *probe_describe(PyObject *self, PyObject *object)
                                PyUnicode_DecodeUTF8(code->name, (Py_ssize_t)strlen(code->name), NULL), lines);
 }
 
+/* The first instruction of a code object from which another one, or none, is found around it; -1: there is no
+ * such. Where frames do not forget their code nothing is ever looked for so. */
+static PyObject *probe_strays(PyObject *self, PyObject *object)
+{
+    (void)self;
+    if (prepare() != 0)
+        return NULL;
+#ifdef FRAMES_FORGET_CODE
+    for (Py_ssize_t i = 0; i < Py_SIZE(object); i++) {
+        const uintptr_t instruction = (uintptr_t)object + CODE_HEAD + (size_t)i * sizeof(_Py_CODEUNIT);
+        if (code_around(&probe.copy, instruction) != (uintptr_t)object)
+            return PyLong_FromSsize_t(i);
+    }
+#else
+    (void)object;
+#endif
+    return PyLong_FromLong(-1);
+}
+
 static PyObject *probe_threads(PyObject *self, PyObject *unused)
 {
     (void)self, (void)unused;
@@ -622,6 +643,7 @@ static PyMethodDef methods[] = {
     {"stop", probe_stop, METH_NOARGS, NULL},
     {"distinct", probe_distinct, METH_NOARGS, NULL},
     {"describe", probe_describe, METH_O, NULL},
+    {"strays", probe_strays, METH_O, NULL},
     {"threads", probe_threads, METH_NOARGS, NULL},
     {"waits", probe_waits, METH_VARARGS, NULL},
     {"forked", probe_forked, METH_NOARGS, NULL},

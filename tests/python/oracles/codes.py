@@ -111,6 +111,17 @@ def not_code():
 
 
 @oracle
+def around():
+    """A code object is found from any of its instructions, which is all that a frame of 3.14 still tells when it has
+    returned."""
+    space = {}
+    lines = ''.join(f'    v{n} = {n} * len("x")\n' for n in range(300))
+    exec(compile('def long():\n' + lines, 'made.py', 'exec'), space)
+    for function in (burn, rebirth, space['long']):
+        assert harness.probe.strays(function.__code__) == -1, function
+
+
+@oracle
 def many_codes():
     """More code objects than the table holds: the old ones make room, and reading goes on."""
     probe = harness.probe
