@@ -44,13 +44,20 @@ static void move_demand(struct admission *admission, uint32_t to, uint32_t commo
     admission->known[to] = admission->known[common] = false;
 }
 
+uint32_t admission_place(const struct admission *admission, uint32_t hash)
+{
+    for (uint32_t i = 0; i < STRATA_PLACES && hash != 0; i++)
+        if (admission->owner[strata_place(hash, i)] == hash)
+            return strata_place(hash, i);
+    return STRATA;
+}
+
 void admission_own(struct admission *admission, uint32_t hash, uint64_t count)
 {
     uint32_t place = STRATA;
     double least = (double)count / 4;
-    for (uint32_t i = 0; i < STRATA_PLACES; i++)
-        if (admission->owner[strata_place(hash, i)] == hash)
-            return;
+    if (admission_place(admission, hash) != STRATA)
+        return;
     for (uint32_t i = 0; i < STRATA_PLACES; i++) {
         uint32_t at = strata_place(hash, i);
         double demand = admission->owner[at] != 0 ? demand_of(admission, at) : 0;
@@ -121,5 +128,37 @@ void admission_step(struct admission *admission, const uint64_t demand[STRATA], 
         out[s] = admission_encode(admission->probability[s]);
         if (!quiet && out[s] == UINT32_MAX)
             out[s]--; /* as good as 1, but to be lowered with the others when the cap is nearly used up */
+    }
+}
+
+static double decode(uint32_t probability)
+{
+    return ((double)probability + 1.0) / 4294967296.0;
+}
+
+/* Is there anything to admit late? */
+static bool may_be_late(const struct admission *admission, const struct admission_moment *moment, uint32_t s,
+                        const uint32_t probability[STRATA])
+{
+    return admission->owner[s] != 0 && moment[s].after_ns != 0 && moment[s].beyond > 0 &&
+           probability[s] != UINT32_MAX && demand_of(admission, s) > 0;
+}
+
+void admission_late(const struct admission *admission, const struct admission_moment moment[STRATA_OWNED],
+                    uint32_t cap, const uint32_t probability[STRATA], struct admission_late *out)
+{
+    unsigned strata = 0;
+    memset(out, 0, sizeof *out);
+    for (uint32_t s = 0; s < STRATA_OWNED && cap != 0; s++)
+        strata += may_be_late(admission, moment, s, probability);
+    for (uint32_t s = 0; s < STRATA_OWNED && strata != 0; s++) {
+        if (!may_be_late(admission, moment, s, probability))
+            continue;
+        double share = ADMISSION_LATE * cap / strata, at_begin = decode(probability[s]);
+        double candidates =
+            share / (moment[s].beyond > ADMISSION_STANDBY ? moment[s].beyond : ADMISSION_STANDBY);
+        double late = candidates / demand_of(admission, s), after_us = (double)moment[s].after_ns / 1e3;
+        out->after_us[s] = after_us < 4e9 ? (uint32_t)after_us + 1 : 0;
+        out->probability[s] = out->after_us[s] != 0 ? admission_encode(at_begin + late) : 0;
     }
 }

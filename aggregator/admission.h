@@ -12,6 +12,9 @@
  *
  * Where demand is below three quarters of the cap, all are admitted, in the end; without a cap at once.
  *
+ * Late admission is for what turns out slow: an action that the lottery denied and that still runs after its
+ * type's moment may be profiled from then on, for a token of its own.
+ *
  * A pure function, without clock or I/O.
  */
 #ifndef AGGREGATOR_ADMISSION_H
@@ -26,6 +29,8 @@ enum {
     ADMISSION_CYCLES = 6,
 };
 #define ADMISSION_FILL 0.75
+#define ADMISSION_LATE 0.1     /* of the cap, for late admissions */
+#define ADMISSION_STANDBY 0.05 /* of candidates, to be admitted late: more are not noted for that share */
 
 struct admission {
     uint64_t demand[ADMISSION_CYCLES][STRATA];
@@ -52,6 +57,28 @@ void admission_own(struct admission *admission, uint32_t hash, uint64_t count);
 /** Begin with what another controller had set: raises are counted from there. */
 void admission_resume(struct admission *admission, const uint32_t probability[STRATA],
                       const uint32_t owner[STRATA_OWNED]);
+
+/** From when on actions of the type that has a stratum to itself may be admitted late. */
+struct admission_moment {
+    uint64_t after_ns; /* 0: not known */
+    double beyond;     /* the share of them that last longer */
+};
+
+/** What rates.h tells of late admission. */
+struct admission_late {
+    uint32_t after_us[STRATA_OWNED], probability[STRATA_OWNED];
+};
+
+/**
+ * After a cycle's step, which gave `probability`: strata whose moment is known share ADMISSION_LATE of `cap`
+ * alike. Each gets the probability (at the begin and late together) with which so many are expected to be
+ * admitted late, as far as candidates may be noted for that.
+ */
+void admission_late(const struct admission *admission, const struct admission_moment moment[STRATA_OWNED],
+                    uint32_t cap, const uint32_t probability[STRATA], struct admission_late *out);
+
+/** The stratum that the type with this hash has to itself; STRATA if it has none. */
+uint32_t admission_place(const struct admission *admission, uint32_t hash);
 
 /** A probability as rates.h writes it: (p + 1) / 2^32. */
 uint32_t admission_encode(double probability);

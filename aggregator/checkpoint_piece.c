@@ -49,7 +49,7 @@ struct layout {
         gone;
 };
 static const struct layout layout = {
-    .version = 8,
+    .version = 9,
     .counts = sizeof(struct piece_counts),
     .window_head = sizeof(struct window_head),
     .totals = sizeof(struct type_totals),

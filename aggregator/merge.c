@@ -2,10 +2,13 @@
 #include "aggregator/merge.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "shm/fault.h"
+
+#define SLOW_CLEARLY 1.125 /* times the 95th percentile: most of what is just beyond it is about to end */
 
 int merge_open(struct merge *merge, uint64_t now_ns, uint64_t now_real_ns)
 {
@@ -54,16 +57,38 @@ static double recent_quantile(const struct recent_latency *recent, double q)
     return 0;
 }
 
-static enum profile_class class_of(struct merge *merge, uint32_t type, uint64_t latency_ns)
+/* The type's latencies, if there are so many. */
+static struct recent_latency *recent_of(struct merge *merge, uint32_t type, float least)
 {
     struct recent_latency *recent = type < MERGE_TYPES_MOST ? merge->recent[type] : NULL;
-    if (recent == NULL || recent->total < MERGE_CLASSED_FROM)
-        return CLASS_NONE;
+    if (recent == NULL || recent->total < least)
+        return NULL;
     if (recent->stale) {
         recent->median_ns = recent_quantile(recent, 0.5);
         recent->p95_ns = recent_quantile(recent, 0.95);
         recent->stale = false;
     }
+    return recent;
+}
+
+uint64_t merge_slow_after(struct merge *merge, uint32_t type, uint64_t interval_ns, double *beyond)
+{
+    const struct recent_latency *recent = recent_of(merge, type, MERGE_SLOW_FROM);
+    if (recent == NULL)
+        return 0;
+    double after_ns = fmax(SLOW_CLEARLY * recent->p95_ns, (double)interval_ns), above = 0;
+    for (uint32_t i = 0; i < HISTOGRAM_BUCKETS; i++)
+        if ((double)histogram_lower_ns(i) >= after_ns)
+            above += (double)recent->bucket[i];
+    *beyond = above / (double)recent->total;
+    return (uint64_t)after_ns;
+}
+
+static enum profile_class class_of(struct merge *merge, uint32_t type, uint64_t latency_ns)
+{
+    const struct recent_latency *recent = recent_of(merge, type, MERGE_CLASSED_FROM);
+    if (recent == NULL)
+        return CLASS_NONE;
     if ((double)latency_ns >= recent->p95_ns)
         return CLASS_SLOW;
     return (double)latency_ns <= recent->median_ns ? CLASS_TYPICAL : CLASS_NONE;
@@ -134,15 +159,40 @@ static void add_alone(struct merge *merge, uint32_t type, double weight, const s
 {
     struct profile *profile = &merge->open->profile;
     struct type_totals *totals = profile_type(profile, type);
-    struct profile_action action = {.weight = weight, .together = 1, .all_ns = sample->wall_ns};
+    struct profile_action action = {.weight = {weight}, .together = 1, .all_ns = {sample->wall_ns}};
     struct profile_sample alone = *sample;
-    double wall_ns[SAMPLE_STATES] = {0}, squares[SAMPLE_STATES] = {0};
-    if (totals == NULL)
+    double wall_ns[PROFILE_PARTS][SAMPLE_STATES] = {0}, squares[PROFILE_PARTS][SAMPLE_STATES] = {0};
+    if (totals == NULL || weight <= 0)
         return;
-    alone.line_ns = wall_ns[sample->state] = sample->wall_ns;
-    squares[sample->state] = sample->wall_ns * sample->wall_ns / 1e18;
+    alone.part = PART_FIRST;
+    alone.line_ns[PART_FIRST] = wall_ns[PART_FIRST][sample->state] = sample->wall_ns;
+    squares[PART_FIRST][sample->state] = sample->wall_ns * sample->wall_ns / 1e18;
     profile_add_states(totals, &action, wall_ns, squares);
     profile_add_sample(profile, type, &action, &alone);
+}
+
+/* From when on others are sampled that were not admitted at their begin. */
+static uint64_t later_from(const struct record_begin *begin)
+{
+    return begin->late_after_us != 0 ? begin->time_ns + begin->late_after_us * UINT64_C(1000) : UINT64_MAX;
+}
+
+static double weight_of(uint32_t probability)
+{
+    return 4294967296.0 / ((double)probability + 1.0);
+}
+
+static double weight_in(const struct record_begin *begin, enum profile_part part)
+{
+    if (part == PART_LATER)
+        return weight_of(begin->late_probability);
+    return begin->header.flags & BEGIN_CANDIDATE ? 0 : merge_weight(begin);
+}
+
+/* What a sample of the action that was taken at that time stands for. */
+static double weight_at(const struct record_begin *begin, uint64_t time_ns)
+{
+    return weight_in(begin, time_ns >= later_from(begin) ? PART_LATER : PART_FIRST);
 }
 
 static struct profile_sample profile_sample_of(const struct held_sample *held)
@@ -162,11 +212,11 @@ static void fold_family(struct merge *merge, uint32_t root)
     uint32_t index = root;
     while (index != ACTIONS_NONE) {
         struct action *member = &actions->action[index];
-        double weight = merge_weight(&member->begin);
         for (uint32_t s = member->first_sample; s != ACTIONS_NONE; s = actions->sample[s].next) {
             struct profile_sample sample = profile_sample_of(&actions->sample[s]);
             for (uint32_t at = index; at != ACTIONS_NONE; at = actions_enclosing(actions, at))
-                add_alone(merge, actions->action[at].type, weight, &sample);
+                add_alone(merge, actions->action[at].type,
+                          weight_at(&actions->action[at].begin, actions->sample[s].time_ns), &sample);
         }
         actions_drop_samples(actions, index);
         member->folded = true;
@@ -255,6 +305,9 @@ void merge_sample(struct merge *merge, uint32_t worker, uint32_t stack, const st
         merge->open->sums.late++;
         return;
     }
+    const struct record_begin *begin = &actions->action[index].begin;
+    if ((begin->header.flags & BEGIN_CANDIDATE) && sample->time_ns < later_from(begin))
+        return; /* its thread was looked at for another action */
     if (!actions->action[index].folded) {
         if (actions_hold(actions, index, sample, stack))
             return;
@@ -273,9 +326,9 @@ void merge_sample(struct merge *merge, uint32_t worker, uint32_t stack, const st
         .wall_ns = (double)sample->wall_ns,
         .cpu_ns = (double)sample->cpu_ns,
     };
-    double weight = merge_weight(&actions->action[index].begin);
     for (uint32_t at = index; at != ACTIONS_NONE; at = actions_enclosing(actions, at))
-        add_alone(merge, actions->action[at].type, weight, &told);
+        add_alone(merge, actions->action[at].type, weight_at(&actions->action[at].begin, sample->time_ns),
+                  &told);
 }
 
 /*
@@ -310,25 +363,38 @@ static void settle(struct merge *merge, const struct action *action)
     const struct record_end *end = &action->end;
     if (totals == NULL)
         return;
+    const bool candidate = action->begin.header.flags & BEGIN_CANDIDATE;
+    const uint64_t later_ns = later_from(&action->begin);
     struct profile_action facts = {
-        .weight = merge_weight(&action->begin),
+        .weight = {weight_in(&action->begin, PART_FIRST), weight_in(&action->begin, PART_LATER)},
         .together = drawn_together(merge, action),
         .class = class_of(merge, action->type, end->latency_ns),
     };
-    profile_add_end(totals, &facts, end->latency_ns,
-                    end->header.flags & END_HAS_RUN_DELAY ? &end->run_delay_ns : NULL,
-                    end->cpu_ns != 0 ? &end->cpu_ns : NULL);
+    if (candidate)
+        profile_add_late(totals, &facts);
+    else
+        profile_add_end(totals, &facts, end->latency_ns,
+                        end->header.flags & END_HAS_RUN_DELAY ? &end->run_delay_ns : NULL,
+                        end->cpu_ns != 0 ? &end->cpu_ns : NULL);
     if (action->first_sample == ACTIONS_NONE)
         return;
-    cluster_sum(cluster, &merge->actions, action->first_sample, &merge->stacks,
+    cluster_sum(cluster, &merge->actions, action->first_sample, later_ns, &merge->stacks,
                 names_count(&merge->instructions));
-    facts.all_ns = cluster->all_ns;
+    memcpy(facts.all_ns, cluster->all_ns, sizeof facts.all_ns);
     profile_add_states(totals, &facts, cluster->state_ns, cluster->squares);
     for (uint32_t s = action->first_sample; s != ACTIONS_NONE; s = merge->actions.sample[s].next) {
-        struct profile_sample sample = profile_sample_of(&merge->actions.sample[s]);
-        sample.line_ns = cluster_line_ns(cluster, &merge->stacks, sample.stack);
+        const struct held_sample *held = &merge->actions.sample[s];
+        struct profile_sample sample = profile_sample_of(held);
+        sample.part = held->time_ns >= later_ns ? PART_LATER : PART_FIRST;
+        cluster_line_ns(cluster, &merge->stacks, sample.stack, sample.line_ns);
         profile_add_sample(profile, action->type, &facts, &sample);
     }
+}
+
+/* It was a candidate for late admission, and ended before, or there was no token for it. */
+static bool was_never_admitted(const struct action *action)
+{
+    return (action->begin.header.flags & BEGIN_CANDIDATE) && !(action->end.header.flags & END_LATE);
 }
 
 static bool due(const struct action *action, uint64_t before_round)
@@ -364,8 +430,11 @@ static void close_family(struct merge *merge, uint32_t root, uint64_t before_rou
     } while (count == ACTIONS_NESTED_TOLD);
     if (!due(&actions->action[root], before_round))
         return;
-    settle(merge, &actions->action[root]);
-    if (merge->on_root != NULL && actions->action[root].begin.parent_serial == 0)
+    const struct action *action = &actions->action[root];
+    if (!was_never_admitted(action))
+        settle(merge, action);
+    if (merge->on_root != NULL && action->begin.parent_serial == 0 &&
+        !(action->begin.header.flags & BEGIN_CANDIDATE))
         merge->on_root(merge, root, merge->context);
     actions_forget_root(actions, root);
 }

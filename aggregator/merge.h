@@ -23,6 +23,7 @@
 enum {
     MERGE_TYPES_TOLD = 1000, /* action types a pool; the rest is "(other)" */
     MERGE_TYPES_MOST = 1 + MERGE_TYPES_TOLD,
+    MERGE_SLOW_FROM = 100,         /* ended actions of a type before it is said from when on one is slow */
     MERGE_CLASSED_FROM = 20,       /* ended actions of a type before any of them is called slow or typical */
     MERGE_STACKS_MOST = 256 << 10, /* distinct stacks a pool */
     MERGE_NAMES_MOST = 128 << 10,  /* distinct instructions a pool */
@@ -99,6 +100,13 @@ void merge_recall(struct merge *merge, const struct type_totals *totals);
 
 /** Let old latencies fade (once a window). */
 void merge_fade(struct merge *merge);
+
+/**
+ * How long actions of the type last at the most, but for a twentieth of them: from then on one may be called
+ * slow while it still runs. `*beyond` is the share of those that last longer. 0: not known yet, or too short
+ * for samples at `interval_ns` to tell anything of it.
+ */
+uint64_t merge_slow_after(struct merge *merge, uint32_t type, uint64_t interval_ns, double *beyond);
 
 /** Weight of an action: one over its probability of admission. */
 static inline double merge_weight(const struct record_begin *begin)

@@ -16,7 +16,7 @@
 #include "shm/testpoint.h"
 
 enum {
-    PAGES_FILE_BYTES = 2 * SEGMENT_PAGE, /* of either */
+    PAGES_FILE_BYTES = 3 * SEGMENT_PAGE, /* of either */
 };
 _Static_assert(sizeof(struct rates_page) <= PAGES_FILE_BYTES, "it is in the file");
 _Static_assert(sizeof(struct budget_page) <= PAGES_FILE_BYTES, "it is in the file");
@@ -67,14 +67,17 @@ static int check(int fd, const char *path, uid_t uid, uint64_t magic, uint32_t a
     struct page_head head;
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_uid != uid || st.st_nlink != 1)
         return fault(EPERM, "%s is no plain file of uid %lu", path, (unsigned long)uid);
-    if (st.st_size < PAGES_FILE_BYTES) {
-        /* It was cut. Restored in place, because workers have this file mapped. */
-        int rc = write_head(fd, magic, abi);
-        return rc == 0 ? 0 : fault(-rc, "cannot restore %s", path);
-    }
-    if (pread(fd, &head, sizeof head, 0) != (ssize_t)sizeof head || head.magic != magic || head.abi != abi)
+    bool whole = st.st_size >= PAGES_FILE_BYTES;
+    bool headed = pread(fd, &head, sizeof head, 0) == (ssize_t)sizeof head;
+    bool ours = headed && head.magic == magic && head.abi == abi;
+    /* Another version's may be shorter. */
+    if ((whole && !ours) || (headed && head.magic == magic && head.abi != abi))
         return fault(EPROTO, "%s is of another version", path);
-    return 0;
+    if (whole)
+        return 0;
+    /* It was cut. Restored in place, because workers have this file mapped. */
+    int rc = write_head(fd, magic, abi);
+    return rc == 0 ? 0 : fault(-rc, "cannot restore %s", path);
 }
 
 /* Map one in place of `*page`. */

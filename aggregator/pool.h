@@ -84,6 +84,7 @@ struct pool {
     uint64_t told_until_ns;  /* windows that begin later were not handed over yet; kept in the checkpoint */
     uint64_t decisions_told; /* how many of its decisions stand in messages of kind "status" */
     struct admission admission;
+    struct admission_late late;
     struct rates published; /* what stands in the rates file */
     bool told;              /* it does stand there */
     bool pages_cut;         /* told once */

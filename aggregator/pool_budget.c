@@ -20,6 +20,8 @@ static void publish_rates(struct pool *pool, const uint32_t probability[STRATA])
     };
     memcpy(rates.probability, probability, sizeof rates.probability);
     memcpy(rates.owner, pool->admission.owner, sizeof rates.owner);
+    memcpy(rates.late_after_us, pool->late.after_us, sizeof rates.late_after_us);
+    memcpy(rates.late_probability, pool->late.probability, sizeof rates.late_probability);
     if (pool->told && memcmp(&rates, &pool->published, sizeof rates) == 0)
         return;
     pool->told = pages_publish(&pool->pages, &rates);
@@ -180,8 +182,27 @@ void pool_brake(struct pool *pool, double ahead_s, uint64_t now_ns)
     publish_rates(pool, probability);
 }
 
+/* Types get strata of their own, and it is looked up from when on those that have one may be admitted late.
+ */
+static void look_at_types(struct pool *pool, struct admission_moment moment[STRATA_OWNED])
+{
+    memset(moment, 0, STRATA_OWNED * sizeof *moment);
+    for (uint32_t type = 1; type < MERGE_TYPES_MOST && type < names_count(&pool->merge.types); type++) {
+        const char *name = names_text(&pool->merge.types, type);
+        uint32_t hash = hash_bytes(name, strlen(name));
+        if (pool->merge.ended[type] != 0)
+            admission_own(&pool->admission, hash, pool->merge.ended[type]);
+        pool->merge.ended[type] = 0;
+        uint32_t place = admission_place(&pool->admission, hash);
+        if (place != STRATA)
+            moment[place].after_ns =
+                merge_slow_after(&pool->merge, type, pool->limits.interval_ns, &moment[place].beyond);
+    }
+}
+
 void pool_limits_step(struct pool *pool, uint64_t now_ns)
 {
+    struct admission_moment moment[STRATA_OWNED];
     struct budget_measure cost = measure(pool, now_ns);
     pool->cycle_at_ns = now_ns;
     pool->cycle_base = pool->merge.open->sums;
@@ -190,13 +211,9 @@ void pool_limits_step(struct pool *pool, uint64_t now_ns)
     history_note(&pool->history, &cost, &before, &pool->limits, budget_overhead(&pool->budget_state),
                  clock_realtime_ns());
     uint32_t probability[STRATA];
-    for (uint32_t type = 1; type < MERGE_TYPES_MOST && type < names_count(&pool->merge.types); type++) {
-        const char *name = names_text(&pool->merge.types, type);
-        if (pool->merge.ended[type] != 0)
-            admission_own(&pool->admission, hash_bytes(name, strlen(name)), pool->merge.ended[type]);
-        pool->merge.ended[type] = 0;
-    }
+    look_at_types(pool, moment);
     admission_step(&pool->admission, pool->seen, pool->limits.lottery, probability);
+    admission_late(&pool->admission, moment, pool->limits.lottery, probability, &pool->late);
     memset(pool->seen, 0, sizeof pool->seen);
     publish_rates(pool, probability);
 }

@@ -154,19 +154,45 @@ static struct cell *cell_or_rest(struct profile *profile, uint32_t type, uint32_
     return cell;
 }
 
-static void product_add(struct product *product, const struct profile_action *action, double value)
+/* `value` is a product of two values, of these parts of the action. */
+static void product_add(struct product *product, const struct profile_action *action, enum profile_part one,
+                        enum profile_part other, double value)
 {
-    product->shed += (float)(action->together * action->weight * (action->weight - 1) * value);
-    product->kept += (float)(action->weight * value);
+    double more = fmax(action->weight[one], action->weight[other]);
+    double less = fmin(action->weight[one], action->weight[other]);
+    product->shed += (float)(action->together * more * (less - 1) * value);
+    product->kept += (float)(more * value);
+}
+
+/* The product of a value in one part with a value in both. */
+static void product_add_both(struct product *product, const struct profile_action *action,
+                             enum profile_part part, double value, const double other[PROFILE_PARTS])
+{
+    product_add(product, action, part, PART_FIRST, value * other[PART_FIRST]);
+    if (other[PART_LATER] > 0)
+        product_add(product, action, part, PART_LATER, value * other[PART_LATER]);
+}
+
+/* The same of a value that has both parts. */
+static void product_add_all(struct product *product, const struct profile_action *action,
+                            const double value[PROFILE_PARTS], const double other[PROFILE_PARTS])
+{
+    for (int part = 0; part < PROFILE_PARTS; part++)
+        if (value[part] > 0)
+            product_add_both(product, action, (enum profile_part)part, value[part], other);
 }
 
 static void spread_stack(struct stack_spread *spread, const struct profile_action *action,
                          const struct profile_sample *sample)
 {
-    double wall = sample->wall_ns / 1e9;
-    product_add(&spread->cross, action, wall * action->all_ns / 1e9);
-    product_add(&spread->apart, action, wall * (action->all_ns - sample->line_ns) / 1e9);
-    spread->ticks += (float)(action->weight * wall * wall);
+    double wall = sample->wall_ns / 1e9, all[PROFILE_PARTS], apart[PROFILE_PARTS];
+    for (int part = 0; part < PROFILE_PARTS; part++) {
+        all[part] = action->all_ns[part] / 1e9;
+        apart[part] = (action->all_ns[part] - sample->line_ns[part]) / 1e9;
+    }
+    product_add_both(&spread->cross, action, sample->part, wall, all);
+    product_add_both(&spread->apart, action, sample->part, wall, apart);
+    spread->ticks += (float)(action->weight[sample->part] * wall * wall);
 }
 
 void profile_add_sample(struct profile *profile, uint32_t type, const struct profile_action *action,
@@ -176,11 +202,11 @@ void profile_add_sample(struct profile *profile, uint32_t type, const struct pro
     if (cell == NULL)
         return;
     size_t index = (size_t)(cell - profile->cell);
-    double wall_ns = action->weight * sample->wall_ns;
+    double weight = action->weight[sample->part], wall_ns = weight * sample->wall_ns;
     profile->cells_touched[index / 64] |= UINT64_C(1) << (index % 64);
     cell->samples++;
     cell->wall[sample->state] += wall_ns;
-    cell->cpu += action->weight * sample->cpu_ns;
+    cell->cpu += weight * sample->cpu_ns;
     if (action->class == CLASS_SLOW)
         cell->slow[sample->state] += (float)wall_ns;
     else if (action->class == CLASS_TYPICAL)
@@ -189,17 +215,25 @@ void profile_add_sample(struct profile *profile, uint32_t type, const struct pro
 }
 
 void profile_add_states(struct type_totals *totals, const struct profile_action *action,
-                        const double wall_ns[SAMPLE_STATES], const double squares[SAMPLE_STATES])
+                        const double wall_ns[PROFILE_PARTS][SAMPLE_STATES],
+                        const double squares[PROFILE_PARTS][SAMPLE_STATES])
 {
     struct type_spread *spread = &totals->spread;
-    double weight = action->weight, all = action->all_ns / 1e9, drawn = weight * all;
-    product_add(&spread->all, action, all * all);
+    double all[PROFILE_PARTS], drawn = 0;
+    for (int part = 0; part < PROFILE_PARTS; part++) {
+        all[part] = action->all_ns[part] / 1e9;
+        drawn += action->weight[part] * all[part];
+    }
+    product_add_all(&spread->all, action, all, all);
     spread->cubes += (float)(drawn * drawn * drawn);
     for (int state = 0; state < SAMPLE_STATES; state++) {
-        double wall = wall_ns[state] / 1e9;
-        product_add(&spread->own[state], action, wall * wall);
-        product_add(&spread->cross[state], action, wall * all);
-        spread->ticks[state] += (float)(weight * squares[state]);
+        double wall[PROFILE_PARTS];
+        for (int part = 0; part < PROFILE_PARTS; part++) {
+            wall[part] = wall_ns[part][state] / 1e9;
+            spread->ticks[state] += (float)(action->weight[part] * squares[part][state]);
+        }
+        product_add_all(&spread->own[state], action, wall, wall);
+        product_add_all(&spread->cross[state], action, wall, all);
     }
     if (action->class == CLASS_SLOW)
         spread->slow += (float)(action->together * drawn * drawn);
@@ -211,7 +245,7 @@ void profile_add_end(struct type_totals *totals, const struct profile_action *ac
                      const uint64_t *run_delay_ns, const uint64_t *cpu_ns)
 {
     struct type_spread *spread = &totals->spread;
-    double weight = action->weight, latency = (double)latency_ns;
+    double weight = action->weight[PART_FIRST], latency = (double)latency_ns;
     totals->ended++;
     totals->weight += weight;
     totals->latency += weight * latency;
@@ -221,18 +255,25 @@ void profile_add_end(struct type_totals *totals, const struct profile_action *ac
         double delay = (double)*run_delay_ns;
         totals->run_delay += weight * delay;
         totals->run_latency += weight * latency;
-        product_add(&spread->run_own, action, delay * delay / 1e18);
-        product_add(&spread->run_cross, action, delay * latency / 1e18);
-        product_add(&spread->run_latency, action, latency * latency / 1e18);
+        product_add(&spread->run_own, action, PART_FIRST, PART_FIRST, delay * delay / 1e18);
+        product_add(&spread->run_cross, action, PART_FIRST, PART_FIRST, delay * latency / 1e18);
+        product_add(&spread->run_latency, action, PART_FIRST, PART_FIRST, latency * latency / 1e18);
     }
     if (cpu_ns != NULL) {
         double cpu = (double)*cpu_ns;
         totals->cpu += weight * cpu;
         totals->cpu_latency += weight * latency;
-        product_add(&spread->cpu_own, action, cpu * cpu / 1e18);
-        product_add(&spread->cpu_cross, action, cpu * latency / 1e18);
-        product_add(&spread->cpu_latency, action, latency * latency / 1e18);
+        product_add(&spread->cpu_own, action, PART_FIRST, PART_FIRST, cpu * cpu / 1e18);
+        product_add(&spread->cpu_cross, action, PART_FIRST, PART_FIRST, cpu * latency / 1e18);
+        product_add(&spread->cpu_latency, action, PART_FIRST, PART_FIRST, latency * latency / 1e18);
     }
+}
+
+void profile_add_late(struct type_totals *totals, const struct profile_action *action)
+{
+    totals->late++;
+    totals->slow += action->class == CLASS_SLOW;
+    totals->typical += action->class == CLASS_TYPICAL;
 }
 
 struct cell *profile_cell(struct profile *profile, uint32_t type, uint32_t stack)
@@ -343,6 +384,7 @@ static int merge_type(struct profile *into, const struct type_totals *from)
     for (int i = 0; i < DENIALS; i++)
         totals->denied[i] += from->denied[i];
     totals->ended += from->ended;
+    totals->late += from->late;
     totals->weight += from->weight;
     totals->latency += from->latency;
     totals->run_delay += from->run_delay;

@@ -5,8 +5,10 @@
  *
  * Weights. A profiled action stands for w = 1 / p actions, p its admission probability (Horvitz-Thompson). As
  * the number N of all ended actions is known exactly, profile_rescale multiplies what a type's profiled
- * actions left by N / sum(w) (ratio estimator) before profiles of different times are added up. A type whose
- * actions ended unprofiled keeps its exact totals; its time by line is then unknown in that window.
+ * actions left by N / sum(w) (ratio estimator) before profiles of different times are added up. What an
+ * action does from the moment on at which others may be admitted late is known with another probability, and
+ * has a weight of its own; sum(w) is that of actions admitted at their begin. A type whose actions ended
+ * unprofiled keeps its exact totals; its time by line is then unknown in that window.
  */
 #ifndef AGGREGATOR_PROFILE_H
 #define AGGREGATOR_PROFILE_H
@@ -29,11 +31,20 @@ enum profile_class {
     CLASS_SLOW,    /* at least the 95th percentile */
 };
 
+/** Where late admission holds, an action's time has two parts, which stand for different numbers of actions.
+ */
+enum profile_part {
+    PART_FIRST, /* known of those that were admitted at their begin */
+    PART_LATER, /* from the moment on at which others were admitted too */
+    PROFILE_PARTS,
+};
+
 /** What the samples of one profiled action have in common. */
 struct profile_action {
-    double weight;
+    double weight[PROFILE_PARTS]; /* of the later part it is not more; of an action admitted late the first is
+                                     0 */
     double together; /* how much more the lottery adds to the variance, where several were drawn as one */
-    double all_ns;   /* wall time of all of them */
+    double all_ns[PROFILE_PARTS]; /* wall time of all of them */
     enum profile_class class;
 };
 
@@ -41,8 +52,9 @@ struct profile_action {
 struct profile_sample {
     uint32_t stack;
     enum sample_state state;
+    enum profile_part part;
     double wall_ns, cpu_ns;
-    double line_ns; /* wall time of all the action's samples whose leaf is the same line */
+    double line_ns[PROFILE_PARTS]; /* wall time of all the action's samples whose leaf is the same line */
 };
 
 /** Time seen at one stack in actions of one type: self values, weighted, in ns. */
@@ -66,6 +78,7 @@ struct type_totals {
     struct histogram histogram;
     /* of the profiled actions whose end was merged, weighted */
     uint64_t ended; /* their number, unweighted */
+    uint64_t late;  /* and how many more were admitted late: their later part is all that is known of them */
     double weight;
     double latency;                /* ns */
     double run_delay, run_latency; /* ns; of those where the run delay was measured */
@@ -101,11 +114,15 @@ void profile_add_sample(struct profile *profile, uint32_t type, const struct pro
 /** Add to a type what an action's samples came to by state: their time, and the squares (s²) of each one's.
  */
 void profile_add_states(struct type_totals *totals, const struct profile_action *action,
-                        const double wall_ns[SAMPLE_STATES], const double squares[SAMPLE_STATES]);
+                        const double wall_ns[PROFILE_PARTS][SAMPLE_STATES],
+                        const double squares[PROFILE_PARTS][SAMPLE_STATES]);
 
 /** Add what was measured when the action ended; NULL: it was not. */
 void profile_add_end(struct type_totals *totals, const struct profile_action *action, uint64_t latency_ns,
                      const uint64_t *run_delay_ns, const uint64_t *cpu_ns);
+
+/** Add that an action has ended that was admitted late. */
+void profile_add_late(struct type_totals *totals, const struct profile_action *action);
 
 /** Add to what is known of a stack what is known of another, as if they were one. */
 void profile_add_spread(struct stack_spread *into, const struct stack_spread *from);

@@ -15,6 +15,11 @@
  * between actions; and the squares of the intervals that the ticks stand for, as if each were a draw of its
  * own, sum(t² (d - r)²), d = 1 for a tick of the figure, else 0. The smaller sum of the two is taken.
  *
+ * Where late admission holds, an action's values have two parts: the first known with its p, the later one
+ * with L >= p, and both with p, as the one draw decides (runtime/limits.h). Then w y stands for y1 / p + y2 /
+ * L, whose variance is that of e1 and e2 with (1 - p) / p² for e1², (1 - L) / L² for e2², and twice e1 e2
+ * with (1 - L) / (p L): what is kept of products takes each pair of parts with its own.
+ *
  * So that r may be known last, squares are kept apart: sum(y²), sum(y z), sum(z²), each with both weights.
  * Of a line only two numbers a stack are kept, since y² = y z - y (z - y) and what stacks of one line have of
  * y z and of y (z - y) adds up: `cross` and `apart`. Of a frame further out, sum(y z) alone is known, which
@@ -32,7 +37,8 @@
 
 #include "shm/record.h"
 
-/** A sum over profiled actions of a product of two of their values, with weights that together are 1 / p². */
+/** A sum over profiled actions of a product of two of their values, with weights that together are 1 / p², or
+ * the product of those of two parts. */
 struct product {
     float shed; /* (1 - p) / p² */
     float kept; /* 1 / p */

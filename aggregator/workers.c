@@ -202,6 +202,12 @@ static int read_definitions(struct worker *worker, struct merge *merge, int area
     return rc == -ENOMEM ? fault(EPROTO, "no memory for its definitions") : rc;
 }
 
+static uint32_t begin_bytes(const struct worker *worker)
+{
+    return worker->header.abi_minor >= SEGMENT_ABI_MINOR_LATE ? sizeof(struct record_begin)
+                                                              : offsetof(struct record_begin, late_after_us);
+}
+
 static int on_record(struct worker *worker, struct merge *merge, const uint8_t *bytes, uint32_t kind)
 {
     union {
@@ -230,7 +236,8 @@ static int on_record(struct worker *worker, struct merge *merge, const uint8_t *
         merge_message(merge, worker->number, &r.message, (const char *)bytes + sizeof r.message);
         return 0;
     }
-    memcpy(&r, bytes, kind == RECORD_BEGIN ? sizeof r.begin : sizeof r.end);
+    memset(&r, 0, sizeof r);
+    memcpy(&r, bytes, kind == RECORD_BEGIN ? begin_bytes(worker) : sizeof r.end);
     uint32_t type = kind == RECORD_BEGIN ? r.begin.type : r.end.type;
     if (type >= COUNTER_TYPES || types[type] == 0)
         return fault(EPROTO, "an action of type %u, which is not defined", type);
@@ -243,9 +250,9 @@ static int on_record(struct worker *worker, struct merge *merge, const uint8_t *
 /* Parse `bytes` bytes of a lane from `position` on; they stand in the scratch. */
 static int parse(struct worker *worker, struct merge *merge, int lane, size_t bytes)
 {
-    static const uint32_t size_of[] = {
+    const uint32_t size_of[] = {
         [RECORD_SAMPLE] = sizeof(struct record_sample),
-        [RECORD_BEGIN] = sizeof(struct record_begin),
+        [RECORD_BEGIN] = begin_bytes(worker),
         [RECORD_END] = sizeof(struct record_end),
         [RECORD_MESSAGE] = sizeof(struct record_message), /* at least */
     };

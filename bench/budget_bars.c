@@ -58,10 +58,10 @@ static PyObject *admissions(PyObject *module, PyObject *value)
 {
     (void)module;
     long n = PyLong_AsLong(value), admitted = 0;
-    uint32_t probability;
+    struct limits_draw draw;
     uint64_t now = clock_monotonic_ns(), start = thread_ns();
     for (long i = 0; i < n; i++)
-        admitted += limits_admit(0, now, 0, &probability) == DENIALS;
+        admitted += limits_admit(0, now, 0, &draw) == DENIALS;
     uint64_t spent = thread_ns() - start;
     if (admitted != n)
         return PyErr_Format(PyExc_RuntimeError, "%ld of %ld were admitted", admitted, n);

@@ -147,7 +147,7 @@ void action_object_begin(struct action_object *self, const char *hint, size_t le
         action_is_current(&self->action);
         task_enter(self);
     }
-    if (self->action.serial != 0 && self->state->noter != NULL)
+    if (action_is_profiled(&self->action) && self->state->noter != NULL)
         call_noter(self);
 }
 
@@ -334,7 +334,7 @@ static PyObject *get_name(PyObject *object, void *unused)
 
 static PyObject *get_profiled(PyObject *object, void *unused)
 {
-    return PyBool_FromLong(((struct action_object *)object)->action.serial != 0);
+    return PyBool_FromLong(action_is_profiled(&((struct action_object *)object)->action));
 }
 
 /* The text goes through Python's own json, so that it is UTF-8 and an object. */

@@ -54,7 +54,7 @@ static PyObject *current_greenlet(struct module_state *state)
 void task_enter(struct action_object *self)
 {
     struct action *action = &self->action;
-    if (action->serial == 0)
+    if (!action_is_profiled(action))
         return;
     PyObject *coroutine = action->in_task ? current_coroutine(self->state) : NULL;
     PyObject *unit = coroutine != NULL ? coroutine : current_greenlet(self->state);

@@ -58,6 +58,27 @@ void action_make_uuid(uint8_t out[16])
     out[8] = (out[8] & 0x3F) | 0x80;
 }
 
+/* Tell of the begin. False if the lane is full. */
+static bool tell_begin(struct action *action, uint32_t row, uint64_t interval_ns, uint32_t granularity,
+                       unsigned flags)
+{
+    struct record_begin record = {
+        .header = {.size = sizeof record, .kind = RECORD_BEGIN, .flags = (uint16_t)flags},
+        .time_ns = action->begin_ns,
+        .action_serial = action->serial,
+        .parent_serial = action->parent_serial,
+        .thread = (uint64_t)pthread_self(),
+        .type = row,
+        .probability = action->probability,
+        .interval_us = (uint32_t)(interval_ns / 1000),
+        .granularity = granularity,
+        .late_after_us = action->late.after_us,
+        .late_probability = action->late.probability,
+    };
+    memcpy(record.task_uuid, action->task_uuid, 16);
+    return lane_put(&worker.segment.lanes[LANE_ACTION], &record);
+}
+
 /* The rare part: an admitted action tells its begin. Returns DENIALS, or why it could not. */
 static enum denial begin_profiled(struct action *action, uint32_t row, const struct action *parent)
 {
@@ -71,19 +92,7 @@ static enum denial begin_profiled(struct action *action, uint32_t row, const str
     action->parent_serial = parent != NULL ? parent->serial : 0;
     action->begin_cpu_ns = clock_read_ns(CLOCK_THREAD_CPUTIME_ID);
     action->has_delay = read_run_delay(&action->begin_delay_ns);
-    struct record_begin record = {
-        .header = {.size = sizeof record, .kind = RECORD_BEGIN},
-        .time_ns = action->begin_ns,
-        .action_serial = action->serial,
-        .parent_serial = action->parent_serial,
-        .thread = (uint64_t)pthread_self(),
-        .type = row,
-        .probability = action->probability,
-        .interval_us = (uint32_t)(interval_ns / 1000),
-        .granularity = granularity,
-    };
-    memcpy(record.task_uuid, action->task_uuid, 16);
-    if (!lane_put(&worker.segment.lanes[LANE_ACTION], &record)) {
+    if (!tell_begin(action, row, interval_ns, granularity, 0)) {
         action->serial = 0;
         counter_add(&worker.segment.worker->denied[DENIED_LANE_FULL], 1);
         return DENIED_LANE_FULL;
@@ -95,8 +104,44 @@ static enum denial begin_profiled(struct action *action, uint32_t row, const str
     return DENIALS;
 }
 
+/*
+ * A root that the lottery denied may be admitted late. One whose thread it does not have to itself may not:
+ * in a task or a greenlet it is also where its thread is not. Nor where all that is not profiled is sampled
+ * anyway.
+ */
+static void stand_by(struct action *action, uint32_t row)
+{
+    bool entered;
+    uint64_t interval_ns, start = clock_monotonic_ns();
+    uint32_t granularity;
+    context_here(&entered);
+    if (entered || takes_turns || worker.settings.process || !limits_detail(&interval_ns, &granularity))
+        return;
+    uint64_t due_ns = action->begin_ns + action->late.after_us * UINT64_C(1000);
+    if (!slot_wait(&action->use, action->tid, due_ns))
+        return;
+    action->serial = ++next_serial;
+    action->is_candidate = tell_begin(action, row, interval_ns, granularity, BEGIN_CANDIDATE);
+    if (!action->is_candidate) {
+        slot_leave(&action->use, action->serial, 0);
+        action->serial = 0;
+    }
+    meter_exact(&worker.meter, clock_monotonic_ns() - start);
+}
+
+/* One inside a candidate has no story of its own: what runs in it is the candidate's, on the same thread. */
+static void stand_by_inside(struct action *action, const struct action *parent)
+{
+    bool entered;
+    context_here(&entered);
+    if (entered || parent->tid != action->tid)
+        return;
+    action->serial = parent->serial;
+    action->is_candidate = true;
+}
+
 /* Whether a root is admitted (DENIALS); counts why not. */
-static enum denial admit(struct action *action, uint32_t hash)
+static enum denial admit(struct action *action, uint32_t hash, bool *candidate)
 {
     bool room = !atomic_load_explicit(&worker.want_fresh_segment, memory_order_relaxed) ||
                 worker_renew_segment(action->begin_ns);
@@ -112,8 +157,13 @@ static enum denial admit(struct action *action, uint32_t hash)
         counter_add(&page->denied[DENIED_NO_SLOT], 1);
         return DENIED_NO_SLOT;
     }
-    enum denial denial =
-        limits_admit(stratum, action->begin_ns, (uint32_t)(worker_random() >> 32), &action->probability);
+    struct limits_draw draw;
+    enum denial denial = limits_admit(stratum, action->begin_ns, (uint32_t)(worker_random() >> 32), &draw);
+    if (denial == DENIALS || draw.candidate) {
+        action->probability = draw.probability;
+        action->late = draw.late;
+        *candidate = draw.candidate;
+    }
     if (denial != DENIALS) {
         counter_add(&page->denied[denial], 1);
         if (denial == DENIED_NO_RATES)
@@ -133,6 +183,8 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
     action->wait = NO_WAIT;
     action->keeps_wait = false;
     action->in_task = false;
+    action->is_candidate = false;
+    action->late = (struct rates_late){0};
     if (!worker_ready(now))
         return;
     if (!attached)
@@ -160,14 +212,20 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
     else
         action_make_uuid(action->task_uuid);
 
+    bool candidate = false;
     if (parent != NULL) {
         action->denial = parent->denial;
         action->probability = parent->probability;
     } else {
-        action->denial = (uint8_t)admit(action, action->path_hash);
+        action->denial = (uint8_t)admit(action, action->path_hash, &candidate);
     }
-    if (action->denial != DENIALS)
+    if (action->denial != DENIALS) {
+        if (candidate)
+            stand_by(action, settled ? types_row(&worker.segment, name, length) : 0);
+        else if (parent != NULL && parent->is_candidate)
+            stand_by_inside(action, parent);
         return;
+    }
     uint64_t start = clock_monotonic_ns();
     uint32_t row = settled ? types_row(&worker.segment, name, length) : 0;
     action->denial = (uint8_t)begin_profiled(action, row, parent);
@@ -178,7 +236,9 @@ void action_begin(struct action *action, const char *name, size_t length, bool s
 
 void action_is_current(struct action *action)
 {
-    const uint64_t serial = action != NULL ? action->serial : 0;
+    uint64_t serial = action != NULL ? action->serial : 0;
+    if (serial != 0 && action->is_candidate && action->tid != thread_id())
+        serial = 0; /* carried over: on this thread nothing is sampled of it */
     if (serial != 0 && !action->in_task)
         context_here(&action->in_task);
     if (serial != 0 || atomic_load_explicit(&slots.armed, memory_order_relaxed) != 0)
@@ -219,6 +279,26 @@ static void end_profiled(struct action *action, uint32_t row, uint64_t now, bool
     meter_exact(&worker.meter, clock_monotonic_ns() - start);
 }
 
+/* A candidate's end: the aggregator is to forget it, or to take its samples for what they are. */
+static void end_candidate(struct action *action, uint32_t row, uint64_t now, bool error,
+                          const struct action *outer)
+{
+    uint64_t start = clock_monotonic_ns();
+    bool late = slot_was_late(&action->use);
+    slot_leave(&action->use, action->serial, outer != NULL ? outer->serial : 0);
+    struct record_end record = {
+        .header = {.size = sizeof record,
+                   .kind = RECORD_END,
+                   .flags = (uint16_t)((error ? END_ERROR : 0) | (late ? END_LATE : 0))},
+        .time_ns = now,
+        .action_serial = action->serial,
+        .latency_ns = now - action->begin_ns,
+        .type = row,
+    };
+    lane_put(&worker.segment.lanes[LANE_ACTION], &record);
+    meter_exact(&worker.meter, clock_monotonic_ns() - start);
+}
+
 /* Whether all that its thread did since the begin was done for it, so that the thread's clocks tell of it. */
 static bool had_thread_alone(const struct action *action)
 {
@@ -246,11 +326,14 @@ bool action_end(struct action *action, const char *name, size_t length, bool err
     counters_add(worker.segment.counters, row, latency, error, (enum denial)action->denial);
     TESTPOINT(
         "action-counted"); /* The aggregator counts it; if it was profiled, what it did is never settled. */
-    if (action->serial != 0)
+    const bool profiled = action_is_profiled(action);
+    if (profiled)
         end_profiled(action, row, now, error, alone, outer);
-    if (action->serial != 0 || worker.meter.hooks - worker.meter.published_hooks >= METER_EVERY)
+    else if (action->is_candidate && action->is_root)
+        end_candidate(action, row, now, error, outer);
+    if (profiled || worker.meter.hooks - worker.meter.published_hooks >= METER_EVERY)
         worker_publish_meter();
-    return action->serial != 0 && action->is_root;
+    return profiled && action->is_root;
 }
 
 size_t action_text_most(void)
@@ -262,7 +345,7 @@ size_t action_text_most(void)
 
 void action_tell(const struct action *action, const char *text, size_t length, unsigned flags, uint32_t depth)
 {
-    if (action->serial == 0 || !action_is_live(action))
+    if (!action_is_profiled(action) || !action_is_live(action))
         return;
     uint64_t start = clock_monotonic_ns();
     struct lane *lane = &worker.segment.lanes[LANE_ACTION];

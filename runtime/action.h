@@ -18,6 +18,7 @@
 
 #include "runtime/slots.h"
 #include "runtime/waits.h"
+#include "shm/rates.h"
 #include "shm/segment.h"
 
 /** What the threads of all actions that have ended here have run, and have been ready without a core. */
@@ -28,13 +29,14 @@ extern struct thread_times thread_times;
 
 struct action {
     uint64_t begin_ns;
-    uint64_t serial; /* 0: not profiled */
+    uint64_t serial; /* 0: not profiled. One inside a candidate has the candidate's */
     uint64_t parent_serial;
     uint64_t begin_cpu_ns;
     uint64_t begin_delay_ns;
     uint32_t generation; /* of the process that began it */
     uint32_t path_hash;
     uint32_t probability;
+    struct rates_late late; /* of a root: what holds for it */
     int32_t tid;
     uint32_t turn; /* roots begun and ended on its thread by then: others since mean that they take turns */
     struct slot_use use;
@@ -42,6 +44,7 @@ struct action {
     bool keeps_wait;
     bool in_task;
     bool open;
+    bool is_candidate; /* for late admission, or inside one: no story of its own is told */
     bool is_root;
     bool has_delay;
     uint8_t denial; /* enum denial: why it is not profiled; DENIALS if it is */
@@ -75,6 +78,12 @@ void action_tell(const struct action *action, const char *text, size_t length, u
 
 /** The longest text of a message, in bytes; 0 while there is no segment. */
 size_t action_text_most(void);
+
+/** True if it was admitted at its begin, or its root was: then its story is told. */
+static inline bool action_is_profiled(const struct action *action)
+{
+    return action->serial != 0 && !action->is_candidate;
+}
 
 /** True if the handle is open and was begun in this very process. */
 bool action_is_live(const struct action *action);

@@ -164,8 +164,19 @@ uint32_t limits_stratum(uint32_t type_hash)
     return rates != NULL ? rates_stratum(rates, type_hash) : strata_common(type_hash);
 }
 
-enum denial limits_admit(uint32_t stratum, uint64_t now_ns, uint32_t random, uint32_t *probability)
+/* What a draw says of late admission: the action was admitted with `p` (of 2^32), or denied by the lottery.
+ */
+static void draw_late(const struct rates_page *rates, uint32_t stratum, uint64_t p, struct limits_draw *draw)
 {
+    draw->late = rates_read_late(rates, stratum);
+    draw->probability = (uint32_t)(p - 1);
+    if (draw->late.probability < draw->probability)
+        draw->late.probability = draw->probability;
+}
+
+enum denial limits_admit(uint32_t stratum, uint64_t now_ns, uint32_t random, struct limits_draw *draw)
+{
+    draw->candidate = false;
     const struct rates_page *rates = current_rates();
     struct budget_page *budget = atomic_load_explicit(&limits.budget, memory_order_acquire);
     struct rates_admission now;
@@ -183,10 +194,25 @@ enum denial limits_admit(uint32_t stratum, uint64_t now_ns, uint32_t random, uin
     double left = 1.0 - budget_used_share(budget, cycle, now.cap);
     for (double mark = p > UINT32_MAX ? 0.25 : 0.5; p > 1 && left <= mark && mark > 0.005; mark /= 2)
         p /= 2;
-    if (random >= p)
+    if (random >= p) {
+        if (random <= rates_late_probability(rates, stratum)) {
+            draw_late(rates, stratum, p, draw);
+            draw->candidate = draw->late.after_us != 0 && random <= draw->late.probability;
+        }
         return DENIED_LOTTERY;
+    }
     if (!budget_take(budget, cycle, now.cap))
         return DENIED_CAP;
-    *probability = (uint32_t)(p - 1);
+    draw_late(rates, stratum, p, draw);
     return DENIALS;
+}
+
+bool limits_admit_late(uint64_t now_ns)
+{
+    const struct rates_page *rates = current_rates();
+    struct budget_page *budget = atomic_load_explicit(&limits.budget, memory_order_acquire);
+    struct rates_admission now;
+    return rates != NULL && budget != NULL && limits_alive(now_ns) && rates_read_admission(rates, 0, &now) &&
+           now.cycle_ns != 0 && !now.paused &&
+           budget_take(budget, (uint32_t)(now_ns / now.cycle_ns), now.cap);
 }

@@ -65,10 +65,23 @@ bool limits_detail(uint64_t *interval_ns, uint32_t *granularity);
 /** The admission stratum of actions of the type with this hash. Any thread. */
 uint32_t limits_stratum(uint32_t type_hash);
 
+/** With which probabilities an action was drawn. */
+struct limits_draw {
+    uint32_t probability;   /* at its begin, (p + 1) / 2^32 */
+    struct rates_late late; /* after_us 0: none */
+    bool candidate;         /* denied now, and to be admitted if it still runs then */
+};
+
 /**
- * Decide whether a root action of `stratum` that begins now is profiled. Returns DENIALS (no denial) and its
- * probability, (p + 1) / 2^32, or the reason. `random` is a fresh uniform number. Lock-free, about 30 ns.
+ * Decide whether a root action of `stratum` that begins now is profiled. Returns DENIALS (no denial), or the
+ * reason. `random` is a fresh uniform number. Lock-free, about 30 ns.
+ *
+ * One draw decides both: below p it is admitted, else below the probability of late admission it is a
+ * candidate. So that one is the probability of being sampled then, whatever p has come to by then.
  */
-enum denial limits_admit(uint32_t stratum, uint64_t now_ns, uint32_t random, uint32_t *probability);
+enum denial limits_admit(uint32_t stratum, uint64_t now_ns, uint32_t random, struct limits_draw *draw);
+
+/** A candidate's moment has come: may it be sampled from now on? Takes a token of this cycle. Any thread. */
+bool limits_admit_late(uint64_t now_ns);
 
 #endif

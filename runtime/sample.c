@@ -379,22 +379,17 @@ TICK_PATH static void read_stacks(uint32_t unread, const struct rates *rates, ui
 
 /* ---- all threads --------------------------------------------------------------------------------------- */
 
-static bool is_occupied(uint32_t slot)
-{
-    return slot_version(slot) != 0;
-}
-
 TICK_PATH static void sample_slots(const struct rates *rates, uint64_t random)
 {
     uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed), threads = 0, unread = 0;
     for (uint32_t i = 0; i < top; i++)
-        threads += is_occupied(i);
+        threads += slot_is_sampled(i);
 
     struct draw draw = draw_begin(threads, SAMPLE_LOOKS, random);
     uint64_t wall_ns = draw_weight(threads, SAMPLE_LOOKS, rates->interval_ns);
     uint32_t slot = 0, passed = 0;
     for (uint32_t drawn; draw_next(&draw, &drawn); slot++) {
-        for (; slot < top && (!is_occupied(slot) || passed++ < drawn);)
+        for (; slot < top && (!slot_is_sampled(slot) || passed++ < drawn);)
             slot++;
         if (slot == top)
             break; /* some have been given back meanwhile */

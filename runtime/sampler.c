@@ -45,6 +45,7 @@ static struct {
     _Atomic uint32_t rest;  /* a GIL holder wants it parked as soon as nothing is armed */
     _Atomic uint32_t tid;
     _Atomic uint64_t woken_ns; /* when it was woken, by whoever did */
+    _Atomic uint64_t until_ns; /* parked: when it wakes by itself for a candidate */
     uint64_t looked_ns;        /* GIL holders: when a look was asked for last */
     uint64_t started_ns;       /* GIL holders: when it was last tried to start the thread */
     /* the rest is the thread's own */
@@ -87,22 +88,48 @@ static bool has_work(void)
            atomic_load(&sampler.stop) != 0;
 }
 
+/* How long to be parked; NULL: until woken. */
+static const struct timespec *parked_for(struct timespec *time)
+{
+    atomic_store(&sampler.until_ns, UINT64_MAX); /* who comes while it looks is to wake it */
+    uint64_t left_ns = UINT64_MAX, due_ns = slots_next_due(), now = clock_monotonic_ns();
+    atomic_store(&sampler.until_ns, due_ns);
+    if (due_ns != UINT64_MAX)
+        left_ns = due_ns > now ? due_ns - now : 0;
+    if (atomic_load(&sampler.watch) != 0 && left_ns > NAP_MS * UINT64_C(1000000))
+        left_ns = NAP_MS * UINT64_C(1000000);
+    *time = (struct timespec){.tv_sec = (time_t)(left_ns / NS_PER_SECOND),
+                              .tv_nsec = (long)(left_ns % NS_PER_SECOND)};
+    return left_ns != UINT64_MAX ? time : NULL;
+}
+
 static void park(void)
 {
-    static const struct timespec nap = {.tv_nsec = NAP_MS * 1000000L};
+    struct timespec time;
+    atomic_store(&sampler.until_ns, UINT64_MAX);
     atomic_store(&sampler.state, STATE_PARKED);
     if (has_work())
         sampler_wake(clock_monotonic_ns());
     for (uint32_t state; (state = atomic_load(&sampler.state)) != STATE_RUNNING;)
-        if (!futex_wait(&sampler.state, state, atomic_load(&sampler.watch) != 0 ? &nap : NULL))
+        if (!futex_wait(&sampler.state, state, parked_for(&time)))
             sampler_wake(clock_monotonic_ns()); /* not if it is held */
     atomic_store(&sampler.rest, 0);
+}
+
+/* Pairs with park() as sampler_wake does: the candidate stands in its slot before the state and `until_ns`
+ * are loaded here, and there it is looked for after both were stored; so it is seen, or the sampler is woken.
+ */
+void sampler_expect(uint64_t due_ns)
+{
+    if (atomic_load(&sampler.state) == STATE_PARKED && atomic_load(&sampler.until_ns) > due_ns)
+        sampler_wake(clock_monotonic_ns());
 }
 
 bool sampler_hold(void)
 {
     uint32_t parked = STATE_PARKED;
-    if (atomic_load(&slots.armed) == 0 && atomic_compare_exchange_strong(&sampler.state, &parked, STATE_HELD))
+    if (atomic_load(&slots.armed) == 0 && atomic_load(&slots.waiting) == 0 &&
+        atomic_compare_exchange_strong(&sampler.state, &parked, STATE_HELD))
         return true;
     atomic_store(&sampler.rest, 1);
     return false;
@@ -230,6 +257,12 @@ static void ring_if_a_lane_fills(void)
         }
 }
 
+static void admit_due(uint64_t now)
+{
+    if (atomic_load_explicit(&slots.waiting, memory_order_relaxed) != 0)
+        slots_admit_due(now, limits_admit_late);
+}
+
 /* Tick until there is nothing to sample, or nothing to go by. */
 TICK_PATH static void run(void)
 {
@@ -250,6 +283,7 @@ TICK_PATH static void run(void)
         if (generation != before || generation == 0)
             told_ns = rates.interval_ns;
         rates.interval_ns = limits_ceiling(told_ns, limits_silence(now));
+        admit_due(now);
         bool others = samples_others(&rates);
         if (atomic_load_explicit(&slots.armed, memory_order_relaxed) == 0 && !others)
             return;
@@ -265,6 +299,7 @@ TICK_PATH static void run(void)
         uint64_t spans =
             now > sampler.next_slot_ns ? 1 + (now - sampler.next_slot_ns) / rates.interval_ns : 1;
         sampler.next_slot_ns += spans * rates.interval_ns;
+        admit_due(now); /* what is due by now is in this tick */
         sample_tick(&rates, others, spans, random_number());
         now = clock_monotonic_ns();
         if (now - sampler.published_ns >= PUBLISH_NS)

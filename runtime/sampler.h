@@ -6,6 +6,8 @@
  * with whatever the application does periodically). A sample stands for I of wall time. At a tick it reads
  * the threads in the slot table (slots.h), and with scope "process" all others too: then it does not wait
  * for actions, and looks at the rates ten times a second where they do not let it sample.
+ *
+ * Candidates for late admission it admits as they become due: before a tick, or parked until the earliest is.
  */
 #ifndef RUNTIME_SAMPLER_H
 #define RUNTIME_SAMPLER_H
@@ -20,6 +22,9 @@ int sampler_start(void);
 
 /** Something was armed at `now_ns`: wake it if it is parked. Any thread; a load when it is running. */
 void sampler_wake(uint64_t now_ns);
+
+/** A candidate for late admission is due at `due_ns`: if it is parked for longer, wake it. GIL held. */
+void sampler_expect(uint64_t due_ns);
 
 /** No aggregator has shown itself: have the sampler thread look for one, at most once a second. GIL held. */
 void sampler_look_for_aggregator(uint64_t now_ns);

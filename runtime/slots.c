@@ -87,6 +87,44 @@ static bool is_same_thread(const struct reader_thread *a, const struct reader_th
     return a->tid == b->tid && a->tstate == b->tstate && a->tstate_id == b->tstate_id;
 }
 
+/* A free slot becomes the calling thread's own, with one user. */
+static bool take(const struct reader_thread *thread, uint64_t begin_ns, uint64_t due_ns)
+{
+    int i = find_free_slot();
+    if (i == NO_SLOT)
+        return false;
+    struct slot_facts facts = {.thread = *thread, .begin_ns = begin_ns};
+    slots.slot[i].users = 1;
+    slots.slot[i].ticket = ++last_ticket;
+    atomic_store_explicit(&slots.due_ns[i], due_ns, memory_order_relaxed); /* published with the version */
+    if ((uint32_t)i >= atomic_load_explicit(&slots.top, memory_order_relaxed))
+        atomic_store_explicit(&slots.top, (uint32_t)i + 1, memory_order_relaxed);
+    if (!store_facts(i, 0, &facts))
+        return false;
+    own = (struct slot_use){.slot = (int16_t)i, .ticket = last_ticket};
+    return true;
+}
+
+/* The slot's thread is to be looked at from now on, if nobody has said so before. `armed` is raised first, so
+ * that who gives the slot back finds it raised. */
+static bool arm(uint32_t i, uint64_t due_ns, uint64_t as)
+{
+    atomic_fetch_add_explicit(&slots.armed, 1, memory_order_seq_cst);
+    if (atomic_compare_exchange_strong(&slots.due_ns[i], &due_ns, as)) {
+        atomic_fetch_sub(&slots.waiting, 1);
+        return true;
+    }
+    atomic_fetch_sub(&slots.armed, 1);
+    return false;
+}
+
+/* A slot is free: what it was counted as. */
+static void discount(uint32_t i)
+{
+    bool sampled = atomic_exchange(&slots.due_ns[i], SLOT_SAMPLED) <= SLOT_LATE;
+    atomic_fetch_sub(sampled ? &slots.armed : &slots.waiting, 1);
+}
+
 /* The calling thread's slot, with one more user; else a free one. */
 static bool join_or_take(const struct reader_thread *thread, uint64_t begin_ns)
 {
@@ -95,23 +133,67 @@ static bool join_or_take(const struct reader_thread *thread, uint64_t begin_ns)
         load_facts(own.slot, &facts);
         if (is_same_thread(&facts.thread, thread)) {
             slots.slot[own.slot].users++;
+            uint64_t due_ns = atomic_load(&slots.due_ns[own.slot]);
+            if (due_ns > SLOT_LATE && arm((uint32_t)own.slot, due_ns, SLOT_SAMPLED))
+                sampler_wake(begin_ns);
             return true;
         }
     }
-    int i = find_free_slot();
-    if (i == NO_SLOT)
+    if (!take(thread, begin_ns, SLOT_SAMPLED))
         return false;
-    facts = (struct slot_facts){.thread = *thread, .begin_ns = begin_ns};
-    slots.slot[i].users = 1;
-    slots.slot[i].ticket = ++last_ticket;
-    if ((uint32_t)i >= atomic_load_explicit(&slots.top, memory_order_relaxed))
-        atomic_store_explicit(&slots.top, (uint32_t)i + 1, memory_order_relaxed);
-    if (!store_facts(i, 0, &facts))
-        return false;
-    own = (struct slot_use){.slot = (int16_t)i, .ticket = last_ticket};
     atomic_fetch_add_explicit(&slots.armed, 1, memory_order_seq_cst);
     sampler_wake(begin_ns);
     return true;
+}
+
+bool slot_wait(struct slot_use *use, int32_t tid, uint64_t due_ns)
+{
+    struct reader_thread thread;
+    *use = SLOT_UNUSED;
+    if (is_in_use(&own) || atomic_load(&slots.waiting) >= SLOTS_WAITING)
+        return false;
+    reader_note_thread(&thread);
+    thread.tid = tid;
+    /* It is not looked at before it is due, and what it did until then is not to be made good. */
+    if (!take(&thread, due_ns, due_ns))
+        return false;
+    *use = own;
+    use->keeps = true;
+    atomic_fetch_add(&slots.waiting, 1);
+    sampler_expect(due_ns);
+    return true;
+}
+
+bool slot_was_late(const struct slot_use *use)
+{
+    uint64_t late = SLOT_LATE;
+    return is_in_use(use) && atomic_compare_exchange_strong(&slots.due_ns[use->slot], &late, SLOT_SAMPLED);
+}
+
+void slots_admit_due(uint64_t now_ns, bool (*admit)(uint64_t now_ns))
+{
+    uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed);
+    for (uint32_t i = 0; i < top; i++) {
+        uint64_t due_ns = atomic_load(&slots.due_ns[i]);
+        if (due_ns <= SLOT_LATE || due_ns > now_ns || slot_version(i) == 0)
+            continue;
+        if (admit(now_ns))
+            arm(i, due_ns, SLOT_LATE); /* if it ended just now, a token is wasted */
+        else
+            atomic_compare_exchange_strong(&slots.due_ns[i], &due_ns, SLOT_REFUSED);
+    }
+}
+
+uint64_t slots_next_due(void)
+{
+    uint64_t next_ns = UINT64_MAX;
+    uint32_t top = atomic_load(&slots.waiting) != 0 ? atomic_load(&slots.top) : 0;
+    for (uint32_t i = 0; i < top; i++) {
+        uint64_t due_ns = slot_version(i) != 0 ? atomic_load(&slots.due_ns[i]) : SLOT_REFUSED;
+        if (due_ns > SLOT_LATE && due_ns < next_ns)
+            next_ns = due_ns;
+    }
+    return next_ns;
 }
 
 bool slot_enter(struct slot_use *use, int32_t tid, uint64_t begin_ns, const struct slot_use *outer)
@@ -160,7 +242,7 @@ static void free_slot(int i)
     slots.slot[i].ticket = 0;
     if (version != 0 && atomic_compare_exchange_strong_explicit(&slots.version[i], &version, 0,
                                                                 memory_order_acq_rel, memory_order_relaxed))
-        atomic_fetch_sub_explicit(&slots.armed, 1, memory_order_seq_cst);
+        discount((uint32_t)i);
     lower_top();
 }
 
@@ -187,7 +269,7 @@ void slot_reclaim(uint32_t i, uint64_t version)
 {
     if (atomic_compare_exchange_strong_explicit(&slots.version[i], &version, 0, memory_order_acq_rel,
                                                 memory_order_relaxed))
-        atomic_fetch_sub_explicit(&slots.armed, 1, memory_order_seq_cst);
+        atomic_fetch_sub_explicit(&slots.armed, 1, memory_order_seq_cst); /* it was looked at */
 }
 
 void slots_after_fork(void)

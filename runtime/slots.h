@@ -6,6 +6,11 @@
  * context that the thread is in (owner.h); what a slot says of that is a hint: in which context a hook of
  * ours last ran on the thread, and which action was the innermost one there then.
  *
+ * The slot of a candidate for late admission is taken at its begin and not looked at until it is due; then
+ * the sampler decides. A candidate that ends before costs the sampler nothing but, where it is parked, one
+ * wake-up at its begin and one at its moment, and those are shared: it sleeps until the earliest moment of
+ * all.
+ *
  * Written with the GIL held, read by the sampler. Facts lie between two changes of `version`, which is odd
  * while they change, 0 where the slot is free, and never has the same value twice. The sampler may take a
  * slot back whose thread has died (slot_reclaim); so every change begins with a compare-and-swap. At each
@@ -23,7 +28,13 @@
 enum {
     SLOTS = 1024, /* threads that can be inside profiled actions at once */
     NO_SLOT = -1,
+    SLOTS_WAITING = 64, /* of them, candidates for late admission */
 };
+
+/* What stands in `due_ns` of a slot. */
+#define SLOT_SAMPLED UINT64_C(0)  /* its thread is looked at at each tick */
+#define SLOT_LATE UINT64_C(1)     /* the same, since a candidate was admitted late */
+#define SLOT_REFUSED (UINT64_MAX) /* a candidate that was not; anything else: its moment */
 
 struct slot_facts {
     struct reader_thread thread;
@@ -35,10 +46,12 @@ struct slot_facts {
 _Static_assert(sizeof(struct slot_facts) % 8 == 0, "whole words");
 
 struct slots {
-    _Atomic uint32_t armed;   /* slots in use */
+    _Atomic uint32_t armed;   /* slots in use whose threads are to be looked at */
+    _Atomic uint32_t waiting; /* the other ones in use */
     _Atomic uint32_t top;     /* slots at and above it are free */
     _Atomic uint32_t carried; /* threads without a slot may be in profiled actions: they took them over */
     _Atomic uint64_t version[SLOTS];
+    _Atomic uint64_t due_ns[SLOTS];
     struct slot {
         uint64_t ticket; /* GIL holders: of who took the slot; a later one has another */
         uint32_t users;  /* GIL holders: actions that keep it */
@@ -63,6 +76,21 @@ struct slot_use {
 bool slot_enter(struct slot_use *use, int32_t tid, uint64_t begin_ns, const struct slot_use *outer);
 
 /**
+ * The calling thread comes into a candidate, which is due at `due_ns`. False if it has no free slot to
+ * itself, or there are too many candidates.
+ */
+bool slot_wait(struct slot_use *use, int32_t tid, uint64_t due_ns);
+
+/** Whether a candidate was admitted late; from now on it is not. Before its share is given back. */
+bool slot_was_late(const struct slot_use *use);
+
+/** Sampler thread: decide on what is due at `now_ns`. */
+void slots_admit_due(uint64_t now_ns, bool (*admit)(uint64_t now_ns));
+
+/** Sampler thread: the earliest moment of a candidate; UINT64_MAX: there is none. */
+uint64_t slots_next_due(void);
+
+/**
  * In the calling thread's current context the action `serial` is the innermost one now; 0: none is. A thread
  * without a slot that comes into an action so (it was begun on another one) has the sampler look at all
  * threads from now on.
@@ -78,6 +106,12 @@ uint64_t slot_read(uint32_t i, struct slot_facts *facts);
 static inline uint64_t slot_version(uint32_t i)
 {
     return atomic_load_explicit(&slots.version[i], memory_order_relaxed);
+}
+
+/** Is the slot in use, and its thread to be looked at? */
+static inline bool slot_is_sampled(uint32_t i)
+{
+    return slot_version(i) != 0 && atomic_load_explicit(&slots.due_ns[i], memory_order_relaxed) <= SLOT_LATE;
 }
 
 /** Sampler thread: give back slot `i`, whose thread has died; `version` is as it was read. */

@@ -22,7 +22,7 @@
 #include "shm/testpoint.h"
 
 #define RATES_MAGIC UINT64_C(0x73657461724d4f50) /* "POMrates" */
-#define RATES_ABI 3u                             /* 1 had no strata with owners, 2 one set for each */
+#define RATES_ABI 4u /* 1 had no strata with owners, 2 one set for each, 3 no late admission */
 
 /** Finest detail of a stack that is recorded; coarser is a smaller number. */
 enum granularity {
@@ -42,8 +42,11 @@ struct rates {
     uint32_t pad;
     uint32_t probability[STRATA]; /* admission: (p + 1) / 2^32 */
     uint32_t owner[STRATA_OWNED]; /* hash of the type that has the stratum to itself; 0: none */
+    /* Late admission (struct rates_late), of a type that has the stratum to itself. */
+    uint32_t late_after_us[STRATA_OWNED];
+    uint32_t late_probability[STRATA_OWNED];
 };
-_Static_assert(sizeof(struct rates) == 40 + 4 * STRATA + 4 * STRATA_OWNED, "ABI");
+_Static_assert(sizeof(struct rates) == 40 + 4 * STRATA + 12 * STRATA_OWNED, "ABI");
 
 struct rates_page {
     uint64_t magic;
@@ -102,6 +105,44 @@ static inline bool rates_read_admission(const struct rates_page *page, uint32_t 
     }
     return false;
 #undef RATES_WORD
+}
+
+/**
+ * Late admission: an action that still runs so long after its begin is sampled from then on with
+ * `probability` in all, admitted at its begin or not. Encoded as other probabilities are.
+ */
+struct rates_late {
+    uint32_t after_us; /* 0: nobody is admitted late */
+    uint32_t probability;
+};
+
+/** Its probability alone, for who was not admitted: all but few need no more. 0: nobody is. */
+static inline uint32_t rates_late_probability(const struct rates_page *page, uint32_t stratum)
+{
+    uint64_t generation = atomic_load_explicit(&page->generation, memory_order_acquire);
+    return stratum < STRATA_OWNED
+               ? atomic_load_explicit(
+                     &page->slot[generation & 1][offsetof(struct rates, late_probability) / 4 + stratum],
+                     memory_order_relaxed)
+               : 0;
+}
+
+/** What holds for late admission in `stratum`. */
+static inline struct rates_late rates_read_late(const struct rates_page *page, uint32_t stratum)
+{
+    struct rates_late late = {0};
+    for (int attempt = 0; attempt < 4 && stratum < STRATA_OWNED; attempt++) {
+        uint64_t generation = atomic_load_explicit(&page->generation, memory_order_acquire);
+        const _Atomic uint32_t *slot = page->slot[generation & 1];
+        late.after_us = atomic_load_explicit(&slot[offsetof(struct rates, late_after_us) / 4 + stratum],
+                                             memory_order_relaxed);
+        late.probability = atomic_load_explicit(&slot[offsetof(struct rates, late_probability) / 4 + stratum],
+                                                memory_order_relaxed);
+        atomic_thread_fence(memory_order_acquire);
+        if (atomic_load_explicit(&page->generation, memory_order_relaxed) == generation)
+            return late;
+    }
+    return (struct rates_late){0};
 }
 
 /**

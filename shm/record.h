@@ -52,7 +52,14 @@ struct record_sample {
     uint64_t cpu_ns;        /* wall_ns x dCPU / dwall since the later of previous sample and action's begin */
 };
 
-/** A profiled action began. */
+enum begin_flags {
+    BEGIN_CANDIDATE = 1, /* not admitted, but it may be late: its end tells whether it was */
+};
+
+/**
+ * A profiled action began. Where `late_after_us` is not 0, it is sampled with `late_probability` from so long
+ * after its begin on: then others are as well that were not admitted at their begin.
+ */
 struct record_begin {
     struct record_header header;
     uint64_t time_ns;
@@ -64,11 +71,14 @@ struct record_begin {
     uint8_t task_uuid[16];
     uint32_t interval_us; /* sampling interval in force */
     uint32_t granularity; /* enum granularity in force */
+    uint32_t late_after_us;
+    uint32_t late_probability; /* as `probability`, and not less */
 };
 
 enum end_flags {
-    END_ERROR = 1,        /* an exception, or an HTTP status of 500 or more */
-    END_HAS_RUN_DELAY = 2 /* run_delay_ns was measured */
+    END_ERROR = 1,         /* an exception, or an HTTP status of 500 or more */
+    END_HAS_RUN_DELAY = 2, /* run_delay_ns was measured */
+    END_LATE = 4           /* of a candidate: it was admitted late */
 };
 
 /** A profiled action ended. */
@@ -138,7 +148,7 @@ struct define_type {
 
 _Static_assert(sizeof(struct record_header) == 8, "ABI");
 _Static_assert(sizeof(struct record_sample) == 48, "ABI");
-_Static_assert(sizeof(struct record_begin) == 72, "ABI");
+_Static_assert(sizeof(struct record_begin) == 80, "ABI");
 _Static_assert(sizeof(struct record_end) == 56, "ABI");
 _Static_assert(sizeof(struct record_message) == 32, "ABI");
 _Static_assert(sizeof(struct define_string) == 16, "ABI");

@@ -33,11 +33,12 @@
 #define SEGMENT_ABI_MAJOR 1u
 /*
  * 0 had no `alive`, 1 no reasons by type, 2 no messages, 3 no `unattributed`, 4 other strata, 5 no
- * MESSAGE_FIELDS. Segments of every minor are read: what an older one lacks is 0, and a message with a flag
- * of a newer one is passed over.
+ * MESSAGE_FIELDS, 6 no late admission. Segments of every minor are read: what an older one lacks is 0, and a
+ * message with a flag of a newer one is passed over.
  */
-#define SEGMENT_ABI_MINOR 6u
+#define SEGMENT_ABI_MINOR 7u
 #define SEGMENT_ABI_MINOR_STRATA 5u /* from this one on strata are those of strata.h */
+#define SEGMENT_ABI_MINOR_LATE 7u   /* from this one on a begin tells of late admission */
 #define SEGMENT_ENDIAN_TAG UINT32_C(0x01020304)
 
 enum {

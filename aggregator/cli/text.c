@@ -257,6 +257,8 @@ static void print_counts(FILE *out, const json_t *action)
     const json_t *latency = json_object_get(action, "latency");
     fprintf(out, "  %.0f ended, %.0f with an error, %.0f profiled", number_or_zero(action, "count"),
             number_or_zero(action, "errors"), number_or_zero(action, "profiled"));
+    if (number_or_zero(action, "profiled_late") > 0)
+        fprintf(out, ", %.0f more from when they were slow", number_or_zero(action, "profiled_late"));
     print_denied(out, json_object_get(action, "denied"));
     putc('\n', out);
     fprintf(out, "  p50 %s, p90 %s, p99 %s, max %s, mean %s\n", show_time(number(latency, "p50"), shown[0]),

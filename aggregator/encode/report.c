@@ -189,9 +189,10 @@ static json_t *denied_json(const uint64_t denied[DENIALS])
 /* What is exact. */
 static json_t *counts_json(const struct merge *merge, const struct type_totals *totals, double wall)
 {
-    return json_pack("{s:s,s:I,s:I,s:I,s:o,s:f}", "action_type", names_text(&merge->types, totals->type),
+    return json_pack("{s:s,s:I,s:I,s:I,s:I,s:o,s:f}", "action_type", names_text(&merge->types, totals->type),
                      "count", (json_int_t)totals->count, "errors", (json_int_t)totals->errors, "profiled",
-                     (json_int_t)totals->profiled, "denied", denied_json(totals->denied), "wall", wall);
+                     (json_int_t)totals->profiled, "profiled_late", (json_int_t)totals->late, "denied",
+                     denied_json(totals->denied), "wall", wall);
 }
 
 static const char *const state_key[SAMPLE_STATES] = {"cpu", "native", "gil_wait", "blocked"};

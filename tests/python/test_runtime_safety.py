@@ -108,7 +108,7 @@ def hurried(served):
     with open(os.path.join(PROJECT, 'shm', 'strata.h')) as header:
         text = header.read()
     sets, ways = (int(re.search(rf'STRATA_{what} = (\d+),', text).group(1)) for what in ('SETS', 'WAYS'))
-    size = 40 + 4 * (sets * ways + sets) + 4 * sets * ways  # of each of the two sets of limits
+    size = 40 + 4 * (sets * ways + sets) + 12 * sets * ways  # of each of the two sets of limits
     stop = threading.Event()
 
     def hurry():

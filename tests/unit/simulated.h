@@ -48,7 +48,7 @@ struct simulated_endpoint {
 
 /** What was done at one endpoint, and what its stretches come to. */
 struct simulated_truth {
-    uint64_t count, profiled, latency_ns;
+    uint64_t count, profiled, late, latency_ns;
     double stretch_ns[SIMULATED_STRETCHES], delay_ns; /* delay: ready without a core */
     uint64_t bucket[HISTOGRAM_BUCKETS];
 };
@@ -57,6 +57,9 @@ enum simulated_fault {
     SIMULATED_SOUND,
     SIMULATED_UNWEIGHTED,  /* each profiled action is taken for one */
     SIMULATED_FIRST_COMES, /* no lottery: the cap serves whoever comes first */
+    SIMULATED_LATE_DOUBLE, /* those admitted at their begin stand for all others to their end, beside late
+                              ones */
+    SIMULATED_LATE_EARLY,  /* of those admitted late what they did before counts as well */
 };
 
 struct simulated {
@@ -67,6 +70,7 @@ struct simulated {
     struct synthetic directory;
     struct pages pages;
     struct admission admission;
+    struct admission_late late;
     struct merge merge;
     struct taken taken;
     struct counters *counters;
@@ -105,6 +109,8 @@ static inline void simulated_publish(struct simulated *s, const uint32_t probabi
     for (unsigned i = 0; i < STRATA; i++)
         rates.probability[i] = s->fault == SIMULATED_FIRST_COMES ? UINT32_MAX : probability[i];
     memcpy(rates.owner, s->admission.owner, sizeof rates.owner);
+    memcpy(rates.late_after_us, s->late.after_us, sizeof rates.late_after_us);
+    memcpy(rates.late_probability, s->late.probability, sizeof rates.late_probability);
     ck_assert(pages_publish(&s->pages, &rates));
 }
 
@@ -177,20 +183,21 @@ static inline bool simulated_runs(enum sample_state state)
 }
 
 /* One tick in each interval, at any moment of it; the action begins at any moment of the first one. */
-static inline void simulated_sample(struct simulated *s, unsigned e, const double ns[SIMULATED_STRETCHES])
+static inline void simulated_sample(struct simulated *s, unsigned e, const double ns[SIMULATED_STRETCHES],
+                                    double due_ns)
 {
     double total = 0, interval = SIMULATED_INTERVAL_NS, from = -simulated_uniform(s) * interval;
     for (unsigned i = 0; i < SIMULATED_STRETCHES; i++)
         total += ns[i];
     for (; from < total; from += interval) {
         double tick = from + simulated_uniform(s) * interval;
-        if (tick < 0 || tick >= total)
+        if (tick < due_ns || tick >= total)
             continue;
         unsigned i = 0;
-        for (; tick >= ns[i]; i++)
-            tick -= ns[i];
+        for (double left = tick; left >= ns[i]; i++)
+            left -= ns[i];
         struct record_sample sample = {
-            .time_ns = s->now_ns,
+            .time_ns = s->now_ns + (uint64_t)tick,
             .action_serial = s->serial,
             .state = s->endpoint[e].stretch[i].state,
             .wall_ns = SIMULATED_INTERVAL_NS,
@@ -202,17 +209,25 @@ static inline void simulated_sample(struct simulated *s, unsigned e, const doubl
 
 static inline void simulated_profile(struct simulated *s, unsigned e, const double ns[SIMULATED_STRETCHES],
                                      uint64_t latency_ns, double ran_ns, double delay_ns,
-                                     uint32_t probability)
+                                     const struct limits_draw *draw)
 {
+    const bool sound = s->fault != SIMULATED_UNWEIGHTED && s->fault != SIMULATED_FIRST_COMES;
+    const bool early = s->fault == SIMULATED_LATE_EARLY;
+    double due_ns = draw->candidate ? (early ? 1 : draw->late.after_us) * 1e3 : 0;
     struct record_begin begin = {
         .time_ns = s->now_ns,
         .action_serial = ++s->serial,
-        .probability = s->fault == SIMULATED_SOUND ? probability : UINT32_MAX,
+        .header.flags = draw->candidate ? BEGIN_CANDIDATE : 0,
+        .probability = sound ? draw->probability : UINT32_MAX,
         .interval_us = SIMULATED_INTERVAL_NS / 1000,
         .granularity = GRANULARITY_LINE,
+        .late_after_us = draw->late.after_us != 0 && early && draw->candidate ? 1 : draw->late.after_us,
+        .late_probability = sound ? draw->late.probability : UINT32_MAX,
     };
+    if (s->fault == SIMULATED_LATE_DOUBLE && !draw->candidate)
+        begin.late_after_us = 0;
     struct record_end end = {
-        .header.flags = END_HAS_RUN_DELAY,
+        .header.flags = draw->candidate ? END_LATE : END_HAS_RUN_DELAY,
         .time_ns = s->now_ns,
         .action_serial = s->serial,
         .latency_ns = latency_ns,
@@ -220,7 +235,7 @@ static inline void simulated_profile(struct simulated *s, unsigned e, const doub
         .run_delay_ns = (uint64_t)delay_ns,
     };
     ck_assert_int_eq(merge_begin(&s->merge, 1, s->type[e], &begin), 0);
-    simulated_sample(s, e, ns);
+    simulated_sample(s, e, ns, due_ns);
     merge_end(&s->merge, 1, s->type[e], &end);
 }
 
@@ -230,7 +245,7 @@ static inline void simulated_act(struct simulated *s, unsigned e, double slower,
     struct simulated_truth *truth = &s->truth[e];
     double ns[SIMULATED_STRETCHES], ran_ns = 0;
     uint64_t latency_ns = 0;
-    uint32_t probability = 0;
+    struct limits_draw draw;
     simulated_do(s, endpoint, slower, ns);
     for (unsigned i = 0; i < SIMULATED_STRETCHES; i++) {
         latency_ns += (uint64_t)ns[i];
@@ -240,13 +255,16 @@ static inline void simulated_act(struct simulated *s, unsigned e, double slower,
     double delay_ns = floor(0.2 * simulated_uniform(s) * ran_ns);
     uint32_t stratum = limits_stratum(s->hash[e]);
     demand[stratum]++;
-    enum denial denial =
-        limits_admit(stratum, s->now_ns, (uint32_t)(simulated_random(s) >> 32), &probability);
-    if (denial == DENIALS)
-        simulated_profile(s, e, ns, latency_ns, ran_ns, delay_ns, probability);
+    enum denial denial = limits_admit(stratum, s->now_ns, (uint32_t)(simulated_random(s) >> 32), &draw);
+    /* A token for a late admission is taken as if its moment were now. */
+    bool late =
+        draw.candidate && (double)latency_ns > draw.late.after_us * 1e3 && limits_admit_late(s->now_ns);
+    if (denial == DENIALS || late)
+        simulated_profile(s, e, ns, latency_ns, ran_ns, delay_ns, &draw);
     counters_add(s->counters, s->type[e], latency_ns, false, denial);
     truth->count++;
     truth->profiled += denial == DENIALS;
+    truth->late += late;
     truth->latency_ns += latency_ns;
     truth->delay_ns += delay_ns;
     truth->bucket[histogram_bucket(latency_ns)]++;
@@ -276,13 +294,20 @@ static inline void simulated_cycle(struct simulated *s)
     for (uint32_t row = 1; row < names_count(&s->merge.types); row++)
         ck_assert_int_eq(
             taken_row(&s->taken, &s->merge, row, row, &s->counters->row[row], s->counters->block), 0);
+    struct admission_moment moment[STRATA_OWNED] = {0};
     for (uint32_t type = 1; type < names_count(&s->merge.types); type++) {
         const char *name = names_text(&s->merge.types, type);
+        uint32_t hash = hash_bytes(name, strlen(name));
         if (s->merge.ended[type] != 0)
-            admission_own(&s->admission, hash_bytes(name, strlen(name)), s->merge.ended[type]);
+            admission_own(&s->admission, hash, s->merge.ended[type]);
         s->merge.ended[type] = 0;
+        uint32_t place = admission_place(&s->admission, hash);
+        if (place != STRATA)
+            moment[place].after_ns =
+                merge_slow_after(&s->merge, type, SIMULATED_INTERVAL_NS, &moment[place].beyond);
     }
     admission_step(&s->admission, demand, s->cap, probability);
+    admission_late(&s->admission, moment, s->cap, probability, &s->late);
     simulated_publish(s, probability);
     if (s->most < pages_peak(&s->pages))
         s->most = pages_peak(&s->pages);

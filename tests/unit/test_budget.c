@@ -655,6 +655,31 @@ START_TEST(an_unknown_stratum_of_a_busy_pool_gets_the_lowest_probability)
 END_TEST
 
 /* The stratum that a worker would take by these owners. */
+START_TEST(late_admissions_share_a_part_of_the_cap_alike)
+{
+    struct admission admission = {.owner = {[1] = 11, [2] = 12, [3] = 13, [4] = 14}};
+    struct admission_moment moment[STRATA_OWNED] = {
+        [1] = {5000000, 0.1}, [2] = {7000000, 0.001}, [3] = {0, 0.5}, [5] = {5000000, 0.1}};
+    struct admission_late late;
+    uint64_t demand[STRATA] = {[1] = 10000, [2] = 10000, [3] = 10000, [4] = 10000, [5] = 10000};
+    uint32_t out[STRATA];
+    admission_step(&admission, demand, 100, out);
+    admission_late(&admission, moment, 100, out, &late);
+    double share = ADMISSION_LATE * 100 / 2; /* two of them have a moment, and an owner */
+    ck_assert_uint_eq(late.after_us[1], 5001);
+    ck_assert_double_eq_tol((decoded(late.probability[1]) - decoded(out[1])) * 10000 * 0.1, share, 1e-3);
+    /* Where next to none lasts longer not everything is noted as a candidate. */
+    ck_assert_double_eq_tol((decoded(late.probability[2]) - decoded(out[2])) * 10000 * ADMISSION_STANDBY,
+                            share, 1e-3);
+    for (int s = 3; s < STRATA_OWNED; s++)
+        ck_assert(late.after_us[s] == 0 && late.probability[s] == 0);
+    admission_step(&admission, demand, 0, out);
+    admission_late(&admission, moment, 0, out, &late);
+    for (int s = 0; s < STRATA_OWNED; s++)
+        ck_assert(late.after_us[s] == 0 && late.probability[s] == 0);
+}
+END_TEST
+
 static uint32_t stratum_of(const struct admission *admission, uint32_t hash)
 {
     static struct rates_page page;
@@ -752,6 +777,7 @@ int main(void)
     tcase_add_test(cases, cuts_are_made_at_once_and_raises_by_a_fifth);
     tcase_add_test(cases, a_stratum_that_shows_up_gets_its_share_at_once);
     tcase_add_test(cases, an_unknown_stratum_of_a_busy_pool_gets_the_lowest_probability);
+    tcase_add_test(cases, late_admissions_share_a_part_of_the_cap_alike);
     tcase_add_test(cases, a_type_that_was_seen_has_a_stratum_to_itself);
     tcase_add_test(cases, where_no_place_is_left_one_four_times_rarer_gives_way);
     suite_add_tcase(suite, cases);

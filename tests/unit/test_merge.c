@@ -113,6 +113,99 @@ START_TEST(a_sample_counts_with_the_weight_of_its_action)
 }
 END_TEST
 
+static void count_told(const struct merge *from, uint32_t root, void *context)
+{
+    (void)from;
+    (void)root;
+    ++*(unsigned *)context;
+}
+
+enum { LATE_AFTER_US = 100 };
+
+/* One that begins at 0 and is drawn with 1/8 then, with 1/2 from its moment on. */
+static void begin_with_a_moment(uint64_t serial, uint32_t type, bool candidate)
+{
+    struct record_begin record = {
+        .header.flags = candidate ? BEGIN_CANDIDATE : 0,
+        .action_serial = serial,
+        .probability = UINT32_MAX / 8,
+        .granularity = GRANULARITY_LINE,
+        .late_after_us = LATE_AFTER_US,
+        .late_probability = UINT32_MAX / 2,
+    };
+    ck_assert_int_eq(merge_begin(&merge, 1, type, &record), 0);
+}
+
+static void end_candidate(uint64_t serial, uint32_t type, bool late)
+{
+    struct record_end record = {.header.flags = late ? END_LATE : 0,
+                                .time_ns = 300000,
+                                .action_serial = serial,
+                                .latency_ns = 300000};
+    merge_end(&merge, 1, type, &record);
+}
+
+static void close_all(void)
+{
+    merge.round += 2;
+    merge_close_ended(&merge, merge.round);
+    ck_assert_uint_eq(merge.actions.actions_used, 0);
+    ck_assert_uint_eq(merge.actions.samples_used, 0);
+}
+
+START_TEST(from_its_moment_on_an_action_stands_for_as_many_as_are_sampled_then)
+{
+    uint32_t type = type_named("a"), line = stack_of(0, "a.py:f:1");
+    begin_with_a_moment(1, type, false);
+    sample(1, line, STATE_CPU, 10, 99999);
+    sample(1, line, STATE_CPU, 10, 100000);
+    end(1, type, 300000, 300000);
+    close_all();
+    ck_assert_double_eq_tol(sampled(type), 8 * 10 + 2 * 10, 1e-3);
+    const struct type_totals *totals = profile_find_type(&merge.open->profile, type);
+    ck_assert_double_eq_tol(totals->weight, 8, 1e-6);
+    ck_assert_uint_eq(totals->late, 0);
+    /* Squares of (w z): (8 10)² + (2 10)² + 2 (8 10) (2 10), in s². */
+    ck_assert_double_eq_tol((double)totals->spread.all.shed + (double)totals->spread.all.kept,
+                            100.0 * 100.0 / 1e18, 1e-3 * 1e-14);
+}
+END_TEST
+
+START_TEST(of_an_action_admitted_late_only_what_comes_then_counts)
+{
+    uint32_t type = type_named("a"), line = stack_of(0, "a.py:f:1");
+    begin_with_a_moment(1, type, true);
+    sample(1, line, STATE_CPU, 10, 50000); /* its thread was looked at for another action */
+    sample(1, line, STATE_CPU, 10, 200000);
+    end_candidate(1, type, true);
+    close_all();
+    ck_assert_double_eq_tol(sampled(type), 2 * 10, 1e-3);
+    const struct type_totals *totals = profile_find_type(&merge.open->profile, type);
+    ck_assert_uint_eq(totals->late, 1);
+    ck_assert_uint_eq(totals->ended, 0);
+    ck_assert_double_eq(totals->weight, 0);
+}
+END_TEST
+
+START_TEST(a_candidate_that_was_never_admitted_leaves_nothing)
+{
+    uint32_t type = type_named("a"), line = stack_of(0, "a.py:f:1");
+    unsigned told = 0;
+    merge.on_root = count_told;
+    merge.context = &told;
+    for (uint64_t serial = 1; serial <= 3; serial++) {
+        begin_with_a_moment(serial, type, true);
+        if (serial == 2)
+            sample(serial, line, STATE_CPU, 10, 200000); /* a task that its thread has changed to */
+        end_candidate(serial, type, serial == 3);
+    }
+    close_all();
+    ck_assert_double_eq(sampled(type), 0);
+    ck_assert_uint_eq(profile_find_type(&merge.open->profile, type)->late, 1);
+    ck_assert_uint_eq(told, 0); /* nor does one that was, as its story has no beginning */
+}
+END_TEST
+
 START_TEST(an_ended_action_waits_for_samples_that_were_on_their_way)
 {
     uint32_t type = type_named("a"), stack = stack_of(0, "f.py:f:1");
@@ -480,6 +573,9 @@ int main(void)
     TCase *cases = tcase_create("promises");
     tcase_add_checked_fixture(cases, set_up, tear_down);
     tcase_add_test(cases, a_sample_counts_with_the_weight_of_its_action);
+    tcase_add_test(cases, from_its_moment_on_an_action_stands_for_as_many_as_are_sampled_then);
+    tcase_add_test(cases, of_an_action_admitted_late_only_what_comes_then_counts);
+    tcase_add_test(cases, a_candidate_that_was_never_admitted_leaves_nothing);
     tcase_add_test(cases, an_ended_action_waits_for_samples_that_were_on_their_way);
     tcase_add_test(cases, a_nested_actions_samples_count_for_all_that_encloses_it);
     tcase_add_test(cases, alike_actions_of_one_root_are_one_draw_however_many);

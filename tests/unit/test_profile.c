@@ -25,9 +25,9 @@ static void count(struct profile *profile, uint32_t type, uint64_t n, uint64_t l
 static void sample(struct profile *profile, uint32_t type, uint32_t stack, enum sample_state state,
                    double weight, double wall_ns, double cpu_ns)
 {
-    struct profile_action action = {.weight = weight, .together = 1, .all_ns = wall_ns};
+    struct profile_action action = {.weight = {weight}, .together = 1, .all_ns = {wall_ns}};
     struct profile_sample one = {
-        .stack = stack, .state = state, .wall_ns = wall_ns, .cpu_ns = cpu_ns, .line_ns = wall_ns};
+        .stack = stack, .state = state, .wall_ns = wall_ns, .cpu_ns = cpu_ns, .line_ns = {wall_ns}};
     profile_add_sample(profile, type, &action, &one);
 }
 

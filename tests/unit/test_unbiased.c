@@ -124,12 +124,13 @@ static void judge_type(const json_t *report, const struct simulated_truth truth[
                        struct score *lines, struct score *states)
 {
     unsigned which[ENDPOINTS], n = of_type(first, which);
-    uint64_t count = 0, latency_ns = 0, profiled = 0;
+    uint64_t count = 0, latency_ns = 0, profiled = 0, late = 0;
     double state_ns[SAMPLE_STATES] = {0}, delay_ns = 0;
     for (unsigned k = 0; k < n; k++) {
         const struct simulated_truth *of = &truth[which[k]];
         count += of->count;
         profiled += of->profiled;
+        late += of->late;
         latency_ns += of->latency_ns;
         delay_ns += of->delay_ns;
         for (unsigned i = 0; i < SIMULATED_STRETCHES; i++)
@@ -141,6 +142,7 @@ static void judge_type(const json_t *report, const struct simulated_truth truth[
     double running_ns = state_ns[STATE_CPU] + state_ns[STATE_NATIVE];
     ck_assert_double_eq(look_number(action, "count"), (double)count);
     ck_assert_double_eq(look_number(action, "profiled"), (double)profiled);
+    ck_assert_double_eq(look_number(action, "profiled_late"), (double)late);
     ck_assert_double_eq_tol(look_number(action, "wall"), (double)latency_ns / 1e9,
                             1e-9 * (double)latency_ns / 1e9);
     if (json_is_null(json_object_get(action, "cpu")))
@@ -180,6 +182,7 @@ struct verdict {
     struct score other_lines, other_states; /* the same of the rest */
     struct score lines, states;             /* all windows together */
     unsigned occurred, met;                 /* windows in which the rare one was; in which it was profiled */
+    uint64_t late;                          /* actions that were admitted late */
     double shed;
 };
 
@@ -213,6 +216,7 @@ static void add_truth(struct simulated_truth *sum, const struct simulated_truth 
 {
     sum->count += truth->count;
     sum->profiled += truth->profiled;
+    sum->late += truth->late;
     sum->latency_ns += truth->latency_ns;
     sum->delay_ns += truth->delay_ns;
     for (unsigned i = 0; i < SIMULATED_STRETCHES; i++)
@@ -259,6 +263,7 @@ static void run(struct verdict *verdict, uint32_t cap, unsigned windows, enum si
         if (is_first(e))
             judge_type(report, all, e, &verdict->lines, &verdict->states);
         count += all[e].count;
+        verdict->late += all[e].late;
         profiled += all[e].profiled;
     }
     verdict->shed = 1 - (double)profiled / (double)count;
@@ -299,6 +304,7 @@ static void is_unbiased(const struct verdict *verdict)
                   "the rare endpoint was profiled in %u of %u windows", verdict->met, verdict->occurred);
     if (SANITIZED)
         return;
+    ck_assert_msg(verdict->late >= 1000, "only %llu were admitted late", (unsigned long long)verdict->late);
     covers_the_truth("shares of lines", &verdict->shed_lines);
     covers_the_truth("times by state", &verdict->shed_states);
     /* Of types that are hardly shed what is left is the error of ticks, of which only a bound is known. */
@@ -367,6 +373,23 @@ START_TEST(ignored_weights_are_caught)
 }
 END_TEST
 
+/* From its moment on an action stands for fewer than before, as others are sampled that were not. */
+START_TEST(those_admitted_at_their_begin_standing_for_all_beside_late_ones_is_caught)
+{
+    struct verdict verdict;
+    run(&verdict, CAP_TENTH, BROKEN_WINDOWS, SIMULATED_LATE_DOUBLE, 1);
+    ck_assert_msg(verdict.lines.worst > 5, "%.1f errors", verdict.lines.worst);
+}
+END_TEST
+
+START_TEST(what_late_ones_did_before_their_moment_is_caught)
+{
+    struct verdict verdict;
+    run(&verdict, CAP_TENTH, BROKEN_WINDOWS, SIMULATED_LATE_EARLY, 1);
+    ck_assert_msg(verdict.lines.worst > 5, "%.1f errors", verdict.lines.worst);
+}
+END_TEST
+
 START_TEST(a_cap_that_serves_who_comes_first_is_caught)
 {
     struct verdict verdict;
@@ -387,6 +410,8 @@ int main(void)
     tcase_add_test(cases, among_200_types_rare_ones_are_profiled_in_nine_of_ten_windows);
     if (!SANITIZED) {
         tcase_add_test(cases, ignored_weights_are_caught);
+        tcase_add_test(cases, those_admitted_at_their_begin_standing_for_all_beside_late_ones_is_caught);
+        tcase_add_test(cases, what_late_ones_did_before_their_moment_is_caught);
         tcase_add_test(cases, a_cap_that_serves_who_comes_first_is_caught);
     }
     suite_add_tcase(suite, cases);
