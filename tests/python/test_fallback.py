@@ -471,7 +471,7 @@ def test_in_eliots_form_what_was_logged_stands_between_the_stacks_before_and_aft
     ]
     own = {'action_type': 'shop:order', 'action_status': 'started', 'task_uuid': message['task_uuid']}
     events = [tree.Event(5.0, own), tree.Event(5.3, {'n': 1}), tree.Event(5.6, {**own, 'action_status': 'failed'})]
-    lines = eliot_form.task(message, samples, events, 5.0, 1000.0)
+    lines = eliot_form.action(message, samples, events, 5.0, 1000.0)
     for line in lines:
         check(line, schemas('messages.md')['eliot'])
         assert line['task_uuid'] == '01234567-89ab-8def-8123-456789abcdef'
@@ -482,7 +482,7 @@ def test_in_eliots_form_what_was_logged_stands_between_the_stacks_before_and_aft
     assert (after['stacks'], after['values']) == ([[0], []], [[500_000_000, 1], [500_000_000, 1]])
     assert last['top'] == ['b 66.7%', 'a 33.3%'] and last['profiled_exception'] == 'Refused'
     events[-1] = tree.Event(5.6, {**own, 'task_level': [3]})
-    assert eliot_form.task(message, samples, events, 5.0, 1000.0)[-2]['logged']['task_level'] == [3]
+    assert eliot_form.action(message, samples, events, 5.0, 1000.0)[-2]['logged']['task_level'] == [3]
 
 
 def test_both_forms_tell_of_the_same_actions(tmp_path):
@@ -527,3 +527,55 @@ def test_both_forms_tell_of_the_same_actions(tmp_path):
         rows = [row for m in told if m['task_uuid'] == first['task_uuid'] for row in m.get('values', ())]
         assert not rows or sum(row[0] for row in rows) / 1e9 == pytest.approx(message['time'], abs=1e-6)
         assert bool(rows) == (message['children'] != [] and stacks.unreadable() is None)
+
+
+@pytest.mark.skipif(stacks.unreadable() is not None, reason=str(stacks.unreadable()))
+def test_with_scope_process_time_outside_any_action_is_told_as_a_profile(tmp_path):
+    """Also in a child of a fork. Time inside an action, profiled or not, is not outside; callables are not told."""
+    done = python(
+        """
+        import os, sys, threading, time, profilomatic
+        def outside_any():
+            until = time.thread_time() + 0.6
+            while time.thread_time() < until: pass
+        def inside_one():
+            until = time.thread_time() + 0.2
+            while time.thread_time() < until: pass
+        got = []
+        profilomatic.configure(
+            scope='process', max_overhead=0.5, time_granularity=0.005, code_granularity='method', source_name='whole')
+        profilomatic.add_destination(profilomatic.FileDestination('classic.log', profiles=True))
+        profilomatic.add_destination(profilomatic.FileDestination('eliot.log', profiles=True, form='eliot'))
+        profilomatic.add_destination(profilomatic.FileDestination('actions.log'))
+        profilomatic.add_destination(got.append)
+        child = os.fork()
+        outside_any()
+        with profilomatic.action('one'):
+            inside_one()
+        if child:
+            os.waitpid(child, 0)
+        profilomatic._switch.switch.flush()
+        print(profilomatic.status()['process']['outside'] > 0, {message['kind'] for message in got} <= {'action'})
+        sys.stdout.flush()
+        """,
+        cwd=str(tmp_path),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, 'True True\n' * 2, '')
+    classic, told = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for name in ('classic.log', 'eliot.log')
+    )
+    profiles = [message for message in classic if message['kind'] == 'profile']
+    assert len(profiles) >= 2, 'of both processes'
+    names = []
+    for message in profiles:
+        check(message, schemas('messages.md')['profile'])
+        assert message['time'] == pytest.approx(sum(child['time'] for child in message['children']))
+        text = json.dumps(message)
+        assert not [name for name in ('inside_one', '_sample_for_ever', '_serve') if name in text], text
+        names.append('outside_any' in text)
+    assert names.count(True) >= 2
+    for message in told:
+        check(message, schemas('messages.md')['eliot'])
+    assert {m['id'] for m in told if m.get('kind') == 'profile'} == {message['id'] for message in profiles}
+    assert 'profile' not in {json.loads(line)['kind'] for line in (tmp_path / 'actions.log').read_text().splitlines()}

@@ -2,8 +2,8 @@
 
 It has the face of the extension, so that everything above it is the same, and differs in this: it serves one process
 and needs no aggregator; a Python thread samples, where stacks of other threads can be read (see `stacks`); the caps
-hold for this process alone; destinations are served here, and get messages of kind ``action`` only. `docs/fallback.md`
-says more.
+hold for this process alone; destinations are served here, and get messages of kind ``action``, and with scope 'process'
+``profile`` for the time outside any action. `docs/fallback.md` says more.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ def enable(
     on_attach: Optional[Callable[[], object]] = None,
     process: bool = False,
 ) -> None:
-    """Profile from now on, in this process and those forked from it. Only `source` matters here."""
+    """Profile from now on, in this process and those forked from it. Only `source` and `process` matter here."""
     engine.source = source
+    engine.whole = process
     engine.enable()
 
 
@@ -43,7 +44,7 @@ def serve(settings: Any, destinations: List[Any]) -> None:
 
 def flush() -> bool:
     """Wait until everything that ended was handed over; at most 2 s."""
-    return engine.outlet.flush()
+    return engine.flush()
 
 
 def disable() -> None:
@@ -55,6 +56,7 @@ def enabled() -> bool:
 
 
 def attach() -> bool:
+    engine.attach()
     return engine.enabled
 
 

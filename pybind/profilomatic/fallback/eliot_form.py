@@ -1,5 +1,5 @@
-"""A message about a profiled action as a task of Eliot's: the same lines as the aggregator's, but without the states of
-samples, which are not known here."""
+"""Messages as tasks of Eliot's: the same lines as the aggregator's, but without the states of samples, which are not
+known here."""
 
 from __future__ import annotations
 
@@ -41,19 +41,58 @@ def _top(samples: List[Sample]) -> List[str]:
     return ['%s %.1f%%' % (instruction, 100 * wall / total) for instruction, wall in most]
 
 
-def task(
+class _Task:
+    """A task's lines, one level after the other. Its uuid is made of the message's id: version 8."""
+
+    def __init__(self, id: str) -> None:
+        digits = id.replace('-', '')
+        self._uuid = '-'.join((digits[:8], digits[8:12], '8' + digits[13:16], digits[16:20], digits[20:]))
+        self.lines: List[Dict[str, Any]] = []
+
+    def say(self, time: float, **fields: Any) -> None:
+        """`time`: seconds since 1970."""
+        level = [len(self.lines) + 1]
+        self.lines.append({'task_uuid': self._uuid, 'task_level': level, 'timestamp': time, **fields})
+
+
+def profile(message: Dict[str, Any], samples: List[Sample], end_time: float) -> List[Dict[str, Any]]:
+    """The lines of the task that tells what the merged profile `message` does. `end_time` of the window is in seconds
+    since 1970."""
+    told = _Task(message['id'])
+    told.say(
+        end_time,
+        action_type='profilomatic:profile',
+        action_status='started',
+        schema='profilomatic/1',
+        kind='profile',
+        id=message['id'],
+        source=message['source'],
+        profiled_action_type=message['action_type'],
+    )
+    told.say(end_time, message_type='profilomatic:stacks', **_stacks(samples, 1.0))
+    told.say(
+        end_time,
+        action_type='profilomatic:profile',
+        action_status='succeeded',
+        count=message['count'],
+        errors=message['errors'],
+        profiled=message['profiled'],
+        wall=message['time'],
+        latency=message['latency'],
+        top=_top(samples),
+    )
+    return told.lines
+
+
+def action(
     message: Dict[str, Any], samples: List[Sample], events: List[Event], began: float, began_time: float
 ) -> List[Dict[str, Any]]:
     """The lines of the task that tells what the classic `message` does. `began` is on the clock of samples and events,
     `began_time` the same in seconds since 1970. The first event is the action's own begin, the last its end."""
-    id = message['id']
-    uuid = id[:14] + '8' + id[15:]  # made of what it was before: version 8
-    lines: List[Dict[str, Any]] = []
+    task = _Task(message['id'])
 
     def say(time: float, **fields: Any) -> None:
-        lines.append(
-            {'task_uuid': uuid, 'task_level': [len(lines) + 1], 'timestamp': began_time + time - began, **fields}
-        )
+        task.say(began_time + time - began, **fields)
 
     def say_stacks(those: List[Sample]) -> None:
         if those:
@@ -67,7 +106,7 @@ def task(
         action_status='started',
         schema='profilomatic/1',
         kind='action',
-        id=id,
+        id=message['id'],
         source=message['source'],
         profiled_action_type=message['action_type'],
         profiled_task_uuid=message['task_uuid'],
@@ -99,4 +138,4 @@ def task(
         top=_top(samples),
         **({'profiled_exception': message['exception']} if 'exception' in message else {}),
     )
-    return lines
+    return task.lines

@@ -14,6 +14,7 @@ from . import budget, eliot_form
 from .actions import Action, forget, inside, make_uuid, watch_collector
 from .bell import Bell
 from .outlet import Outlet
+from .outside import WINDOW_SECONDS, Outside
 from .stacks import Stacks, unreadable
 from .tree import Event, Sample, children, instant
 
@@ -47,6 +48,7 @@ class Engine:
         self.outlet = Outlet()
         self.stacks = Stacks()
         self.unreadable = unreadable()
+        self.whole = False  # time outside any action is sampled as well
         self._exits = False
         self._fresh()
         if hasattr(os, 'register_at_fork'):
@@ -60,6 +62,7 @@ class Engine:
         self.dropped = 0
         self.limits = budget.Limits()
         self._open = 0  # profiled roots
+        self.outside = Outside()
         self._thread: Optional[threading.Thread] = None
         self.parked = False  # the sampler's thread waits for an action to be profiled
         self._armed = Bell()
@@ -135,7 +138,7 @@ class Engine:
         profile = action.profile
         self.outlet.put(
             message,
-            lambda: eliot_form.task(message, profile.samples, profile.events, action.began, action.began_time),
+            lambda: eliot_form.action(message, profile.samples, profile.events, action.began, action.began_time),
         )
 
     # ---- admission
@@ -192,7 +195,7 @@ class Engine:
         thread = self._thread
         left = 0.0  # of the interval in hand, after its tick
         while self._thread is thread:
-            while not self._open:
+            while not self._open and not (self.whole and self.enabled):
                 self.parked = True
                 self._armed.wait()
             self.parked = False
@@ -202,18 +205,54 @@ class Engine:
             left = interval - offset
             before = time.thread_time()
             self.tick(interval)
+            if self.whole:
+                self._step_outside(time.perf_counter())
             self._sampler_cpu += time.thread_time() - before
 
+    def _step_outside(self, now: float) -> None:
+        """Where nothing begins nobody else looks at what profiling costs; and windows end."""
+        with self._lock:
+            if now - self._cycle_began >= budget.CYCLE_SECONDS:
+                self._begin_cycle(now)
+        if self.outside.began and now - self.outside.began >= WINDOW_SECONDS:
+            self.tell_outside()
+
+    def tell_outside(self) -> None:
+        """End the window of what was sampled outside any action, and tell of it."""
+        now_time = time.time()
+        with self._lock:
+            if not self.outside.began:
+                return
+            message, stacks = self.outside.take(time.perf_counter(), now_time, make_uuid(), self.source)
+        self.outlet.put(message, lambda: eliot_form.profile(message, stacks, now_time))
+
+    def attach(self) -> None:
+        """With scope 'process' sampling begins without an action."""
+        if self.whole and self.enabled and self.unreadable is None:
+            self._arm()
+
     def tick(self, interval: float) -> None:
-        """One look at all threads that are inside profiled actions; each stands for `interval` seconds."""
+        """One look at all threads that are inside profiled actions, or with scope 'process' outside any.
+
+        Each stands for `interval` seconds.
+        """
         import sys
 
         now = time.perf_counter()
+        outside = self.whole and self.enabled and now >= self._paused_until
+        own = [None if thread is None else thread.ident for thread in (self._thread, self.outlet.thread)]
         frames = sys._current_frames()
         try:
             for thread, frame in frames.items():
                 action = inside(thread)
-                profile = action.profile if action is not None and action.live() else None
+                if action is not None and not action.live():
+                    action = None
+                if action is None and outside and thread not in own:
+                    stack = self.stacks.instructions(frame, self.granularity)
+                    with self._lock:
+                        self.outside.add(now, stack, interval)
+                    self.samples += 1
+                profile = action.profile if action is not None else None
                 if profile is None:
                     continue
                 if len(profile.samples) >= SAMPLES_MOST:
@@ -278,6 +317,7 @@ class Engine:
             'admitted': self.admitted,
             'denied': dict(self.denied),
             'samples': self.samples,
+            'outside': self.outside.seconds,
             'dropped': self.dropped,
             'interval': self.interval * self.limits.stretch,
             'sampler_cpu': sampled,
@@ -293,4 +333,9 @@ class Engine:
         if not self._exits:
             self._exits = True
             watch_collector()
-            atexit.register(self.outlet.flush)
+            atexit.register(self.flush)
+
+    def flush(self) -> bool:
+        """Have everything told of so far handed over; at most 2 s."""
+        self.tell_outside()
+        return self.outlet.flush()

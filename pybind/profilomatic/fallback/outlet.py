@@ -44,6 +44,16 @@ def _ssl_context(request: Dict[str, Any]) -> Any:
     return context
 
 
+def _asked(destination: Any) -> Optional[Dict[str, Any]]:
+    request: Callable[[], Optional[Dict[str, Any]]] = getattr(destination, 'profilomatic_request', lambda: None)
+    return request()
+
+
+def _wants_profiles(destination: Any) -> bool:
+    asked = _asked(destination)
+    return asked is not None and bool(asked.get('profiles'))
+
+
 def post(request: Dict[str, Any], lines: str) -> None:
     """Lines to a server, as `RestDestination` describes it. OSError if they were not taken."""
     import hashlib
@@ -81,7 +91,7 @@ class Outlet:
     def forget(self) -> None:
         """After a fork: what waits is the parent's to deliver, and its thread is not here."""
         self._waiting: Deque[_Told] = collections.deque()
-        self._thread: Optional[threading.Thread] = None
+        self.thread: Optional[threading.Thread] = None
         self._wake = Bell()
         self._busy = False
 
@@ -97,10 +107,10 @@ class Outlet:
             if not self._busy:  # else who is at it, perhaps further out on this very thread, hands it over too
                 self._hand_over()
             return
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._serve, name='pom-deliver', daemon=True)
+        if self.thread is None or not self.thread.is_alive():
+            self.thread = threading.Thread(target=self._serve, name='pom-deliver', daemon=True)
             try:
-                self._thread.start()
+                self.thread.start()
             except RuntimeError as error:  # there is no thread to be had; another message may find one
                 failed('the start of the thread that delivers', error)
         self._wake.ring()
@@ -136,7 +146,8 @@ class Outlet:
             while self._waiting:
                 told = self._waiting[0]
                 for destination in list(self.destinations):
-                    self._call(destination, told)
+                    if told.message.get('kind') != 'profile' or _wants_profiles(destination):
+                        self._call(destination, told)
                 self._waiting.popleft()
         except IndexError:
             pass  # forgotten meanwhile
@@ -144,8 +155,7 @@ class Outlet:
             self._busy = False
 
     def _call(self, destination: Any, told: _Told) -> None:
-        request: Callable[[], Optional[Dict[str, Any]]] = getattr(destination, 'profilomatic_request', lambda: None)
-        asked = request()
+        asked = _asked(destination)
         for pause in (*_TRIES, None):
             try:
                 if asked is not None and 'url' in asked:
