@@ -221,14 +221,15 @@ TICK_PATH enum outcome snapshot_take(struct snapshot *snapshot, struct copy *cop
         name(&plan, p->cframe[i] + offsetof(_PyCFrame, current_frame), sizeof(uintptr_t));
 #endif
     const uint32_t rest = READER_OFF_CHUNK * (FRAME_PREFIX + FRAME_HEAD) + TSTATE_BYTES;
-    name_frames(snapshot, &plan, 0, EARLY_FRAMES);
+    const int early = copy->readv ? 0 : EARLY_FRAMES; /* slow copies: the data stack must come first */
+    name_frames(snapshot, &plan, 0, early);
     for (int k = p->chunks - 1; k >= 0; k--) {
         bool fits = plan.bytes + p->chunk_used[k] + rest <= COPY_BYTES;
         snapshot->chunk[k] = fits ? name(&plan, p->chunk[k], p->chunk_used[k]) : NULL;
         snapshot->chunk_at[k] = p->chunk[k];
         snapshot->chunk_bytes[k] = p->chunk_used[k];
     }
-    name_frames(snapshot, &plan, EARLY_FRAMES, p->frames);
+    name_frames(snapshot, &plan, early, p->frames);
     snapshot->tstate = name(&plan, thread->tstate + TSTATE_FIRST, TSTATE_BYTES);
 
     ssize_t got = copy_gather(copy, plan.pieces, plan.count);

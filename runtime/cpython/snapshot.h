@@ -13,7 +13,7 @@
  *
  * Each piece takes 0.03 us, or 0.3 us where copies are slow (copy.h), so what comes first of the thread
  * state, where it lies together, is one piece: each one more between the mark and the data stack, and that
- * one is found torn more often.
+ * one is found torn more often. Where copies are slow all single frames come behind the data stack.
  *
  * The context that the thread is in is copied three times: first of all, with what points to the leaf, and
  * with the thread state at the end. Where they are one, the stack is that context's.
