@@ -59,8 +59,10 @@ static bool take_over_limits(struct pool *pool)
     return true;
 }
 
-/* Until the first cycle: what is asked for, everything admitted up to the cap. */
-static void first_limits(struct pool *pool)
+/* Until the first cycle: what is asked for, everything admitted up to the cap. A pool's folder comes before
+ * what is asked for in it; nobody is to go by the defaults meanwhile, so they are not told before the first
+ * cycle. */
+static void first_limits(struct pool *pool, bool asked)
 {
     pool->limits = (struct budget_limits){
         .interval_ns = pool->asked.interval_ns,
@@ -71,30 +73,33 @@ static void first_limits(struct pool *pool)
     uint32_t probability[STRATA];
     for (int i = 0; i < STRATA; i++)
         probability[i] = UINT32_MAX;
-    publish_rates(pool, probability);
+    if (asked)
+        publish_rates(pool, probability);
 }
 
-static void take_over_requests(struct pool *pool)
+/* Whether anybody has asked for anything. */
+static bool take_over_requests(struct pool *pool)
 {
     struct asked asked = requests_limits(&pool->requests, pool->config);
     pool->asked = asked.limits;
     pool->process_scope = asked.process_scope;
     pool->merge.types.limit = 1 + asked.action_types; /* and "(other)"; what is known already stays known */
+    return !asked.by_nobody;
 }
 
 void pool_judge_requests(struct pool *pool)
 {
-    take_over_requests(pool);
+    bool asked = take_over_requests(pool);
     /* Later on it comes with the next cycle. */
     if (pool->budget_state.cycles == 0)
-        first_limits(pool);
+        first_limits(pool, asked);
 }
 
 void pool_limits_begin(struct pool *pool)
 {
-    take_over_requests(pool);
+    bool asked = take_over_requests(pool);
     if (!take_over_limits(pool))
-        first_limits(pool);
+        first_limits(pool, asked);
 }
 
 /* Not below what stood there when the cycle began. */

@@ -336,16 +336,15 @@ static void lower(struct asked *sum, const struct asked *asked)
 struct asked requests_limits(const struct requests *requests, const struct config *config)
 {
     struct asked sum = defaults;
-    bool any = false;
+    sum.by_nobody = true;
     for (unsigned i = 0; i < requests->count; i++) {
         const struct request *request = &requests->request[i];
         if (request->kind != REQUEST_LIMITS)
             continue;
-        if (any)
-            lower(&sum, &request->asked);
-        else
+        if (sum.by_nobody)
             sum = request->asked;
-        any = true;
+        else
+            lower(&sum, &request->asked);
     }
     struct budget_asked *limits = &sum.limits;
     if (config->max_overhead > 0 && config->max_overhead < limits->max_overhead)

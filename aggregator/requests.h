@@ -33,6 +33,7 @@ struct asked {
     struct budget_asked limits;
     uint32_t action_types; /* told apart at most */
     bool process_scope;    /* also outside actions */
+    bool by_nobody;        /* nobody has asked yet: these are the defaults */
 };
 
 struct request {

@@ -329,12 +329,15 @@ START_TEST(the_pages_of_a_live_pool_are_never_replaced)
     struct stat before, after;
     ck_assert_int_eq(directory_join(path, s.pool, "rates"), 0);
     ck_assert_int_eq(stat(path, &before), 0);
+    struct rates rates = {0};
+    rates_read(pool->pages.rates, &rates);
+    ck_assert_msg(rates.cycle_ns == 0, "before anybody has asked nobody is to go by the defaults");
+    pool_cycle(pool, clock_monotonic_ns());
     atomic_store(&pool->pages.budget->peak, 7);
     killed();
     ck_assert_int_eq(stat(path, &after), 0);
     ck_assert_uint_eq(before.st_ino, after.st_ino);
     ck_assert_uint_eq(atomic_load(&pool->pages.budget->peak), 7);
-    struct rates rates;
     ck_assert(rates_read(pool->pages.rates, &rates));
     ck_assert_uint_eq(rates.cap, 10);
     ck_assert_uint_eq(rates.interval_ns, 10 * MS);
