@@ -92,6 +92,7 @@ class Life:
             self.come_to_rest()
             self.traffic.stop()
             self.zombies = set() if case.finish else self.lasting_zombies()
+            self.let_all_end()
             self.status = server.status()
             self.returned = self.stop()
             if case.embedded:
@@ -166,6 +167,17 @@ class Life:
             self.wait_until(all_sampled, 'every live worker is sampled')
         except AssertionError as error:
             raise AssertionError(f'{error}\n{seen}') from None
+
+    def let_all_end(self):
+        """A server closes what it has answered right after the last byte. One that is stopped in between has answered a
+        request that never ended, which is no loss of ours: so the aggregator is asked until it knows of them all, or
+        for as long as a worker may take for that."""
+        deadline = time.monotonic() + 10
+        while self.case.exact and time.monotonic() < deadline:
+            rows = [row for pool in self.server.status()['pools'] for row in pool.get('actions', [])]
+            if sum(row['count'] for row in rows) >= sum(self.traffic.answered.values()):
+                break
+            time.sleep(0.05)
 
     def lasting_zombies(self):
         first = zombies(self.master())
