@@ -186,6 +186,15 @@ static bool may_spawn(uint64_t now)
     return false;
 }
 
+/* Is there anything to go by? What was mapped may be good although it cannot be mapped again just now, as
+ * where the process may have no more descriptors. */
+static bool is_served(uint64_t now)
+{
+    struct rates rates;
+    uint64_t generation = 0;
+    return limits_alive(now) && limits_rates(&rates, &generation) && rates.interval_ns != 0;
+}
+
 /* Find the aggregator's files, or start one and wait for them. Nothing is profiled meanwhile. */
 static void look_for_aggregator(void)
 {
@@ -193,7 +202,7 @@ static void look_for_aggregator(void)
     atomic_store(&sampler.look, 0);
     uint64_t start = clock_monotonic_ns();
     int rc = limits_refresh();
-    if (rc == 0 && limits_alive(start))
+    if (is_served(start))
         return;
     if (settings->aggregator[0] != '\0' && !spawn_is_served(settings->directory) && may_spawn(start)) {
         rc = spawn_aggregator(settings->aggregator, settings->directory);
@@ -206,14 +215,14 @@ static void look_for_aggregator(void)
     for (uint64_t now = start, pause = 5 * 1000 * 1000; now - start < AGGREGATOR_WAIT_MS * UINT64_C(1000000);
          now = clock_monotonic_ns()) {
         rc = limits_refresh();
-        if (atomic_load(&sampler.stop) != 0 || (rc == 0 && limits_alive(now)))
+        if (atomic_load(&sampler.stop) != 0 || is_served(now))
             return;
         sleep_until(now + pause);
         pause = pause < 100 * 1000 * 1000 ? 2 * pause : pause;
     }
     if (rc == -EPROTO) /* of another version: that can be helped, if it is known */
         notice_defer(NOTICE_NO_AGGREGATOR, "nothing is profiled, the application runs on: %s", fault_text());
-    else
+    else if (!limits_alive(clock_monotonic_ns()))
         notice_defer(NOTICE_NO_AGGREGATOR,
                      "nothing is profiled, the application runs on: no aggregator serves %s",
                      settings->directory);
