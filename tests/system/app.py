@@ -29,6 +29,8 @@ def hold_lock():
 def start_helpers():
     """Per process: threads do not survive the fork of a preloading server."""
     global ours
+    if started.is_set():
+        return  # without the lock, which /wait holds: others would wait for it here, not where they are planted
     with socket_lock:
         if started.is_set():
             return
