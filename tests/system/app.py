@@ -5,9 +5,9 @@ import threading
 import time
 
 counter_lock = threading.Lock()
-socket_lock = threading.Lock()
+start_lock = threading.Lock()
 started = threading.Event()
-ours = None
+own = threading.local()
 
 
 def echo_late(theirs):
@@ -27,17 +27,15 @@ def hold_lock():
 
 
 def start_helpers():
-    """Per process: threads do not survive the fork of a preloading server."""
-    global ours
-    if started.is_set():
-        return  # without the lock, which /wait holds: others would wait for it here, not where they are planted
-    with socket_lock:
-        if started.is_set():
-            return
-        ours, theirs = socket.socketpair()
-        started.set()
+    """Once a process, as threads do not survive the fork of a preloading server; and once a thread somebody to ask, as
+    requests that shared one would wait for each other, not where they are planted."""
+    with start_lock:
+        if not started.is_set():
+            started.set()
+            threading.Thread(target=hold_lock, daemon=True).start()
+    if not hasattr(own, 'socket'):
+        own.socket, theirs = socket.socketpair()
         threading.Thread(target=echo_late, args=(theirs,), daemon=True).start()
-        threading.Thread(target=hold_lock, daemon=True).start()
 
 
 def compute():
@@ -48,9 +46,8 @@ def compute():
 
 
 def wait():
-    with socket_lock:
-        ours.send(b'?')
-        return ours.recv(1)  # PLANTED wait
+    own.socket.send(b'?')
+    return own.socket.recv(1)  # PLANTED wait
 
 
 def contend():
