@@ -499,6 +499,18 @@ def test_what_the_extension_calls_may_fail_too(monkeypatch, capfd):
     assert told.count('planted template') == 1 and told.count('planted noter') == 1
 
 
+def ended(script, folder):
+    """How a process ended in which the script ran, with `folder` as its argument, and what is freed is spoiled."""
+    done = subprocess.run(
+        [sys.executable, '-X', 'faulthandler', '-c', textwrap.dedent(script), str(folder)],
+        env={**os.environ, 'PYTHONMALLOC': 'debug'},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
 @pytest.mark.skipif(sys.implementation.name != 'cpython', reason='its collector starts at allocations')
 def test_the_garbage_collector_may_begin_and_end_actions_in_the_middle_of_a_change_to_the_context(tmp_path):
     """Up to CPython 3.11 a collection may start inside ContextVar.set(), which would not survive another set() there.
@@ -546,14 +558,7 @@ def test_the_garbage_collector_may_begin_and_end_actions_in_the_middle_of_a_chan
         gc.collect()
         print([variable.get() for variable in variables] == list(range(360, 400)), len(finalized), all(finalized))
     """
-    done = subprocess.run(
-        [sys.executable, '-X', 'faulthandler', '-c', textwrap.dedent(script), str(tmp_path)],
-        env={**os.environ, 'PYTHONMALLOC': 'debug'},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, 'True 1200 True\n', '')
+    assert ended(script, tmp_path) == (0, 'True 1200 True\n', '')
 
 
 @pytest.mark.skipif(sys.implementation.name != 'cpython', reason='its collector starts at allocations')
@@ -587,14 +592,7 @@ def test_what_a_finalizer_leaves_open_is_looked_past_once_it_has_ended(tmp_path)
                 seen.add(profilomatic.current_task_uuid() == action.task_uuid)
         print(seen, [variable.get() for variable in variables] == list(range(360, 400)))
     """
-    done = subprocess.run(
-        [sys.executable, '-X', 'faulthandler', '-c', textwrap.dedent(script), str(tmp_path)],
-        env={**os.environ, 'PYTHONMALLOC': 'debug'},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, '{True} True\n', '')
+    assert ended(script, tmp_path) == (0, '{True} True\n', '')
 
 
 def test_while_the_garbage_collector_waits_in_a_finalizer_other_threads_have_their_actions():
