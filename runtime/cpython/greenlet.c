@@ -97,7 +97,8 @@ static const _PyInterpreterFrame *find_frame(struct copy *copy, uintptr_t at, st
  * where the greenlet began. */
 static bool walk(struct copy *copy, uintptr_t at, struct stack *out)
 {
-    struct page page = {0};
+    struct page page; /* large: an initializer would clear all of it */
+    page.at = 0;
     for (int i = 0; at != 0; i++) {
         const _PyInterpreterFrame *frame = find_frame(copy, at, &page);
         if (frame == NULL || frame_is_entry(frame))
