@@ -340,8 +340,11 @@ class Served:
     def directory(self):
         return str(self.place)
 
+    def command(self, *words):
+        return subprocess.run([str(COMMAND), *words, '--json', '--directory', str(self.place)], capture_output=True)
+
     def ask(self, *words):
-        out = subprocess.run([str(COMMAND), *words, '--json', '--directory', str(self.place)], capture_output=True)
+        out = self.command(*words)
         assert out.returncode == 0, out.stderr
         return json.loads(out.stdout)
 

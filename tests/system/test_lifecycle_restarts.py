@@ -4,6 +4,7 @@ themselves, and there is never more than one.
 POM_LONG_RESTARTS=1 goes on for a minute instead of twenty seconds.
 """
 
+import json
 import os
 import random
 import re
@@ -162,10 +163,13 @@ def test_a_service_that_comes_back_takes_over_from_the_private_one(tmp_path):
         served.aggregators[0].wait(60)
 
         def pid():
-            return served.status()['aggregator']['pid'] if served.answers() else 0
+            # Between the end of the one and the beginning of the other nobody answers.
+            out = served.command('status')
+            return json.loads(out.stdout)['aggregator']['pid'] if out.returncode == 0 else 0
 
         wait_until(pid, lambda: served.stderr)
         private = pid()
+        assert private != 0
         served.start_aggregator()
         wait_until(lambda: pid() == served.aggregators[1].pid, lambda: served.stderr)
         wait_until(lambda: not Path(f'/proc/{private}').exists(), lambda: served.stderr)
