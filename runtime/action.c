@@ -241,8 +241,9 @@ void action_is_current(struct action *action)
         serial = 0; /* carried over: on this thread nothing is sampled of it */
     if (serial != 0 && !action->in_task)
         context_here(&action->in_task);
-    if (serial != 0 || atomic_load_explicit(&slots.armed, memory_order_relaxed) != 0)
-        slot_hint(serial, takes_turns);
+    if ((serial != 0 || atomic_load_explicit(&slots.armed, memory_order_relaxed) != 0) &&
+        !slot_hint(serial, takes_turns) && serial != 0 && !action->is_candidate)
+        slots_carry(); /* a candidate without a slot was refused */
 }
 
 bool action_is_live(const struct action *action)

@@ -70,8 +70,9 @@ static void futex_wake(_Atomic uint32_t *word)
 
 /* ---- parking ------------------------------------------------------------------------------------------- */
 
-/* Pairs with park(): there the state is stored before `armed`, `look` and `stop` are loaded, here they were
- * stored before the state is loaded, all sequentially consistent; so one of the two sees the other. */
+/* Pairs with park(): there the state is stored before `armed`, `ended`, `look` and `stop` are loaded, here
+ * they were stored before the state is loaded, all sequentially consistent; so one of the two sees the other.
+ */
 void sampler_wake(uint64_t now_ns)
 {
     uint32_t parked = STATE_PARKED;
@@ -84,8 +85,8 @@ void sampler_wake(uint64_t now_ns)
 
 static bool has_work(void)
 {
-    return atomic_load(&slots.armed) != 0 || atomic_load(&sampler.look) != 0 ||
-           atomic_load(&sampler.stop) != 0;
+    return atomic_load(&slots.armed) != 0 || atomic_load(&slots.ended) != 0 ||
+           atomic_load(&sampler.look) != 0 || atomic_load(&sampler.stop) != 0;
 }
 
 /* How long to be parked; NULL: until woken. */
@@ -292,6 +293,7 @@ TICK_PATH static void run(void)
         if (generation != before || generation == 0)
             told_ns = rates.interval_ns;
         rates.interval_ns = limits_ceiling(told_ns, limits_silence(now));
+        slots_reclaim_ended();
         admit_due(now);
         bool others = samples_others(&rates);
         if (atomic_load_explicit(&slots.armed, memory_order_relaxed) == 0 && !others)
@@ -356,6 +358,7 @@ static void *sampler_main(void *unused)
             look_for_aggregator();
         if (rc == 0)
             run();
+        slots_reclaim_ended(); /* also where nothing is sampled */
         if (!can_sample(rc))
             sleep_until(clock_monotonic_ns() + NAP_MS * UINT64_C(1000000));
         publish(clock_monotonic_ns());

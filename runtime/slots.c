@@ -1,11 +1,13 @@
 /* The table of slots: see slots.h. */
 #include "runtime/slots.h"
 
+#include <pthread.h>
 #include <string.h>
 
 #include "runtime/cpython/context.h"
 #include "runtime/sampler.h"
 #include "runtime/tick_path.h"
+#include "shm/clock.h"
 
 struct slots slots;
 
@@ -14,10 +16,18 @@ static uint64_t last_version, last_ticket; /* even; not reset by a fork */
 /* The calling thread's own slot, if that is still its. */
 static __thread struct slot_use own;
 
+static pthread_key_t at_end; /* of threads that had a slot */
+static bool has_at_end;
+
+static uint64_t ticket_of(int i)
+{
+    return atomic_load_explicit(&slots.slot[i].ticket, memory_order_relaxed);
+}
+
 /* The version of the slot that `use` is a share in; 0 if it has been given or taken back. */
 static uint64_t version_in_use(const struct slot_use *use)
 {
-    if (use->slot == NO_SLOT || use->ticket == 0 || slots.slot[use->slot].ticket != use->ticket)
+    if (use->slot == NO_SLOT || use->ticket == 0 || ticket_of(use->slot) != use->ticket)
         return 0;
     return slot_version((uint32_t)use->slot);
 }
@@ -95,13 +105,15 @@ static bool take(const struct reader_thread *thread, uint64_t begin_ns, uint64_t
         return false;
     struct slot_facts facts = {.thread = *thread, .begin_ns = begin_ns};
     slots.slot[i].users = 1;
-    slots.slot[i].ticket = ++last_ticket;
+    atomic_store_explicit(&slots.slot[i].ticket, ++last_ticket, memory_order_relaxed); /* as is due_ns: */
     atomic_store_explicit(&slots.due_ns[i], due_ns, memory_order_relaxed); /* published with the version */
     if ((uint32_t)i >= atomic_load_explicit(&slots.top, memory_order_relaxed))
         atomic_store_explicit(&slots.top, (uint32_t)i + 1, memory_order_relaxed);
     if (!store_facts(i, 0, &facts))
         return false;
     own = (struct slot_use){.slot = (int16_t)i, .ticket = last_ticket};
+    if (has_at_end)
+        pthread_setspecific(at_end, &own);
     return true;
 }
 
@@ -125,17 +137,30 @@ static void discount(uint32_t i)
     atomic_fetch_sub(sampled ? &slots.armed : &slots.waiting, 1);
 }
 
-/* The calling thread's slot, with one more user; else a free one. */
+static void free_slot(int i)
+{
+    uint64_t version = slot_version((uint32_t)i);
+    atomic_store_explicit(&slots.slot[i].ticket, 0, memory_order_relaxed);
+    if (version != 0 && atomic_compare_exchange_strong_explicit(&slots.version[i], &version, 0,
+                                                                memory_order_acq_rel, memory_order_relaxed))
+        discount((uint32_t)i);
+    lower_top();
+}
+
+/*
+ * The calling thread's slot, with one more user; else a free one. A candidate that waits there has its thread
+ * no longer to itself, and gives up: else the thread would be looked at for it when the other action has
+ * ended.
+ */
 static bool join_or_take(const struct reader_thread *thread, uint64_t begin_ns)
 {
     struct slot_facts facts;
     if (is_in_use(&own)) {
         load_facts(own.slot, &facts);
-        if (is_same_thread(&facts.thread, thread)) {
+        if (atomic_load(&slots.due_ns[own.slot]) > SLOT_LATE) {
+            free_slot(own.slot);
+        } else if (is_same_thread(&facts.thread, thread)) {
             slots.slot[own.slot].users++;
-            uint64_t due_ns = atomic_load(&slots.due_ns[own.slot]);
-            if (due_ns > SLOT_LATE && arm((uint32_t)own.slot, due_ns, SLOT_SAMPLED))
-                sampler_wake(begin_ns);
             return true;
         }
     }
@@ -174,13 +199,17 @@ void slots_admit_due(uint64_t now_ns, bool (*admit)(uint64_t now_ns))
 {
     uint32_t top = atomic_load_explicit(&slots.top, memory_order_relaxed);
     for (uint32_t i = 0; i < top; i++) {
-        uint64_t due_ns = atomic_load(&slots.due_ns[i]);
-        if (due_ns <= SLOT_LATE || due_ns > now_ns || slot_version(i) == 0)
+        uint64_t version = slot_version(i), due_ns = atomic_load(&slots.due_ns[i]);
+        if (version == 0 || due_ns <= SLOT_LATE)
             continue;
-        if (admit(now_ns))
+        if (due_ns <= now_ns && admit(now_ns)) {
             arm(i, due_ns, SLOT_LATE); /* if it ended just now, a token is wasted */
-        else
-            atomic_compare_exchange_strong(&slots.due_ns[i], &due_ns, SLOT_REFUSED);
+            continue;
+        }
+        if (due_ns <= now_ns && atomic_compare_exchange_strong(&slots.due_ns[i], &due_ns, SLOT_REFUSED))
+            due_ns = SLOT_REFUSED;
+        if (due_ns == SLOT_REFUSED) /* if its facts just change, at the next look */
+            slot_reclaim(i, version);
     }
 }
 
@@ -217,14 +246,11 @@ bool slot_enter(struct slot_use *use, int32_t tid, uint64_t begin_ns, const stru
     return true;
 }
 
-void slot_hint(uint64_t serial, bool takes_turns)
+bool slot_hint(uint64_t serial, bool takes_turns)
 {
     const uint64_t version = version_in_use(&own);
-    if (version == 0) {
-        if (serial != 0)
-            atomic_store_explicit(&slots.carried, 1, memory_order_relaxed);
-        return;
-    }
+    if (version == 0)
+        return false;
     struct slot_facts facts;
     bool entered;
     load_facts(own.slot, &facts);
@@ -232,18 +258,9 @@ void slot_hint(uint64_t serial, bool takes_turns)
     facts.serial = serial;
     facts.shared |= entered || takes_turns || slots.slot[own.slot].users > 1;
     if (entered)
-        atomic_store_explicit(&slots.carried, 1, memory_order_relaxed);
+        slots_carry();
     store_facts(own.slot, version, &facts);
-}
-
-static void free_slot(int i)
-{
-    uint64_t version = slot_version((uint32_t)i);
-    slots.slot[i].ticket = 0;
-    if (version != 0 && atomic_compare_exchange_strong_explicit(&slots.version[i], &version, 0,
-                                                                memory_order_acq_rel, memory_order_relaxed))
-        discount((uint32_t)i);
-    lower_top();
+    return true;
 }
 
 void slot_leave(struct slot_use *use, uint64_t serial, uint64_t outer)
@@ -265,11 +282,57 @@ void slot_leave(struct slot_use *use, uint64_t serial, uint64_t outer)
     store_facts(left.slot, version, &facts);
 }
 
+/*
+ * What the slot is counted as is read before its version is compared: that has changed if the slot has become
+ * another's meanwhile. Of a slot that is to be taken back nobody else changes it: its thread has died, or it
+ * is refused, and stays so until it is freed.
+ */
 void slot_reclaim(uint32_t i, uint64_t version)
 {
-    if (atomic_compare_exchange_strong_explicit(&slots.version[i], &version, 0, memory_order_acq_rel,
-                                                memory_order_relaxed))
-        atomic_fetch_sub_explicit(&slots.armed, 1, memory_order_seq_cst); /* it was looked at */
+    bool sampled = atomic_load(&slots.due_ns[i]) <= SLOT_LATE;
+    if ((version & 1) == 0 && atomic_compare_exchange_strong_explicit(
+                                  &slots.version[i], &version, 0, memory_order_acq_rel, memory_order_relaxed))
+        atomic_fetch_sub_explicit(sampled ? &slots.armed : &slots.waiting, 1, memory_order_seq_cst);
+}
+
+/* ---- threads that end ---------------------------------------------------------------------------------- */
+
+/* On the thread, without the GIL. Its actions may be ended by another thread just now, and the slot be taken
+ * by a third one: so nothing is changed here but a mark that says whose slot it was. */
+static void thread_ends(void *value)
+{
+    const struct slot_use *use = value;
+    if (!is_in_use(use))
+        return;
+    _Atomic uint64_t *mark = &slots.slot[use->slot].ended;
+    uint64_t newest = atomic_load(mark);
+    while (newest < use->ticket && !atomic_compare_exchange_weak(mark, &newest, use->ticket)) {
+    }
+    atomic_store(&slots.ended, 1);
+    sampler_wake(clock_monotonic_ns());
+}
+
+void slots_open(void)
+{
+    has_at_end = pthread_key_create(&at_end, thread_ends) == 0;
+}
+
+void slots_reclaim_ended(void)
+{
+    if (atomic_load_explicit(&slots.ended, memory_order_relaxed) == 0 ||
+        atomic_exchange(&slots.ended, 0) == 0)
+        return;
+    uint32_t top = atomic_load(&slots.top);
+    for (uint32_t i = 0; i < top; i++) {
+        uint64_t version = atomic_load_explicit(&slots.version[i], memory_order_acquire);
+        uint64_t ticket = ticket_of((int)i);
+        if (version == 0 || ticket == 0 || atomic_load(&slots.slot[i].ended) != ticket)
+            continue;
+        if (version & 1)
+            atomic_store(&slots.ended, 1); /* whoever ends an action of it is not done: at the next look */
+        else
+            slot_reclaim(i, version);
+    }
 }
 
 void slots_after_fork(void)

@@ -68,6 +68,7 @@ void worker_open(void)
     if (worker_sentinel != &always_one)
         return;
     notice_open();
+    slots_open();
     uint32_t *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page != MAP_FAILED && madvise(page, 4096, MADV_WIPEONFORK) == 0) {
         *page = 1;

@@ -51,6 +51,7 @@ def test_slow_actions_are_profiled_late_and_their_line_is_told(tmp_path):
 
         wait_until(lambda: served.process.poll() is not None or seen(), lambda: served.stderr)
         assert served.process.poll() is None, served.stderr
+        lines = out.read_text().splitlines()  # before the report: what is told of later is not in that
         row, report = work(), served.ask('report')
     finally:
         served.close()
@@ -60,5 +61,5 @@ def test_slow_actions_are_profiled_late_and_their_line_is_told(tmp_path):
     inside = next(other for other in report['actions'] if other['action_type'] == 'inside')
     assert inside['profiled_late'] == 0, 'what is inside a late one has no story of its own'
     assert report['actions_per_cycle']['max_in_a_cycle'] <= 20, 'the cap counts late ones too'
-    told = [message for message in map(json.loads, out.read_text().splitlines()) if message['kind'] == 'action']
+    told = [message for message in map(json.loads, lines) if message['kind'] == 'action']
     assert 0 < len(told) <= report['actions_per_cycle']['admitted'], 'no message of a story without a beginning'
