@@ -5,9 +5,12 @@
 
 #include "aggregator/admission.h"
 #include "aggregator/budget_cost.h"
+#include "aggregator/budget_usual.h"
 #include "shm/rates.h"
 
-#define EVEN_TARGET 0.78   /* of max_overhead: aimed at, so that chance seldom reaches BUDGET_TARGET */
+#define EVEN_LEAST 0.74    /* of max_overhead: aimed at, so that chance seldom reaches BUDGET_TARGET … */
+#define EVEN_MOST 0.82     /* … and where there are so many actions that there is hardly any */
+#define EVEN_CHANCE 2.0    /* standard deviations of a window's number of actions */
 #define LEAST_WORK 0.01    /* at most; less is a pause */
 #define RAISE 1.2          /* most a cycle */
 #define RAISE_ADMITTED 2.0 /* … of the number of actions, which the lottery raises slowly by itself */
@@ -24,15 +27,15 @@
 #define BRAKE_SHARE 0.6   /* of what is left of it, for a cycle until it is braked */
 #define STEADY 0.95       /* smaller cuts than to this are none */
 #define USUAL_SHARE 0.1   /* of the newest cycle in what is usual */
-#define MEAN_CYCLES 5     /* whose mean becomes what is usual where it allows … */
-#define CLEARLY_MORE 1.3  /* … so many times as much */
-#define ANOTHER 0.3       /* of the demand that is usual, and chance: more is another load */
 #define LEAST_USED 0.4    /* of a cap by the lottery */
+#define DOUBT 3.0         /* standard errors of what it costs, within which nothing is changed: */
+#define DOUBT_LEAST 0.02  /* … at least, and … */
+#define DOUBT_MOST 0.1    /* … at most so much of what is aimed at */
 #define USUAL_TIMES 2.0   /* what is usual of actions, for what may come at once */
-#define CHANCE 3.0        /* standard deviations of a number of actions */
 #define MADE_GOOD 0.3     /* of what earlier cycles saved or spent too much, in the next one … */
 #define DEEP 0.75         /* … unless less than so much of what is aimed at is left: then all of it */
 #define IDLE_SHARE 0.3    /* of what an idle cycle is allowed, that it is taken to cost at most */
+#define QUIET_MOST 10.0   /* actions that would have come, had the pool not become idle */
 #define TICK_CPU 30e-6    /* s: what a tick and a profiled action are taken to cost before any was seen */
 
 const char *budget_reason_text(enum budget_reason reason)
@@ -45,6 +48,7 @@ const char *budget_reason_text(enum budget_reason reason)
         [BUDGET_ROOM] = "more: there is room in the budget",
         [BUDGET_IDLE] = "idle, held ready for a return of the load",
         [BUDGET_BRAKED] = "paused for the rest of a cycle that has spent what it may",
+        [BUDGET_WAITS] = "paused: the last ten seconds have spent what they may",
         [BUDGET_SPENT] = "paused: not one profiled action fits into the budget",
         [BUDGET_HOOKS_ALONE] = "actions let through uncounted: counting alone passed the budget",
         [BUDGET_TAKEN_OVER] = "as the aggregator before this one left them",
@@ -93,6 +97,18 @@ static double room_beside(const struct budget_state *state, const struct budget_
            cost_fixed(state, next);
 }
 
+/* What a second like this may cost: less where a window has few profiled actions, and what they cost is a
+ * matter of chance. */
+static double even_cost(const struct budget_state *state, const struct budget_asked *asked,
+                        const struct budget_load *load)
+{
+    double bound = asked->max_overhead * fmax(load->worker_cpu, BUDGET_FLOOR * load->attached);
+    double profiling = cost_at(state, load, state->work) - cost_fixed(state, load);
+    double by_chance = profiling / sqrt(fmax(state->usual.admitted * BUDGET_CYCLES, 1));
+    double even = BUDGET_TARGET * bound - EVEN_CHANCE * by_chance;
+    return fmin(fmax(even, EVEN_LEAST * bound), EVEN_MOST * bound);
+}
+
 /*
  * CPU that a second of the next cycle may spend on profiling; negative where not even the fixed costs fit.
  * Any number of the newest cycles may be all that a later window holds beside idle ones. What was saved is
@@ -102,10 +118,12 @@ static double room_beside(const struct budget_state *state, const struct budget_
 static double room_for(const struct budget_state *state, const struct budget_asked *asked,
                        const struct budget_load *next)
 {
-    double even = EVEN_TARGET * asked->max_overhead * fmax(next->worker_cpu, BUDGET_FLOOR * next->attached) -
-                  cost_fixed(state, next);
+    double even = even_cost(state, asked, next) - cost_fixed(state, next);
     /* In what comes before the promise begins, starting up must not use up all. */
     if (state->cycles < BUDGET_CYCLES)
+        return even;
+    /* A load that is the same spends by chance only, which the brake sees to. */
+    if (usual_settled(state))
         return even;
     double least = INFINITY;
     for (uint32_t kept = 0; kept < BUDGET_CYCLES; kept++)
@@ -126,76 +144,38 @@ static double affordable(const struct budget_state *state, const struct budget_a
     return room / (sampling + actions * BUDGET_LONGEST);
 }
 
-/* The overhead that such a load has with the work in force. */
-static double dearness(const struct budget_state *state, const struct budget_load *load)
+/* What is left of the window for profiling in the next second, should the workers do no more than of late. */
+static double left_in_window(const struct budget_state *state, const struct budget_asked *asked)
 {
-    double share = cost_share(state->work), work = fmax(state->work, 1 / BUDGET_LONGEST) * share;
-    double cost =
-        cost_fixed(state, load) + cost_actions(state, load) * share + cost_sampling(state, load) * work;
-    return cost / fmax(load->worker_cpu, BUDGET_FLOOR * load->attached);
+    struct budget_measure sum = sum_of(state, BUDGET_CYCLES - 1);
+    struct budget_load next = cost_load(state, cost_last(state));
+    next.worker_cpu = fmin(next.worker_cpu, state->usual.worker_cpu);
+    double against = fmax(sum.worker_cpu + next.worker_cpu, BUDGET_FLOOR * (sum.attached + next.attached));
+    return BRAKE_TARGET * asked->max_overhead * against - cost_of(&sum) - cost_fixed(state, &next);
 }
 
-/* The mean of the last cycles that say anything, and the newest. */
-static struct budget_load recent_load(const struct budget_state *state)
+/* Would another second like what is usual, or like the last one, be too much for the window? */
+static bool must_wait(const struct budget_state *state, const struct budget_asked *asked)
 {
-    uint32_t last = cost_last(state), n = 1;
-    struct budget_load mean = cost_load(state, last);
-    for (uint32_t i = 1; i < MEAN_CYCLES && i < state->cycles; i++) {
-        uint32_t index = (last + BUDGET_CYCLES - i) % BUDGET_CYCLES;
-        if (state->exposure[index] <= 0)
-            continue;
-        struct budget_load one = cost_load(state, index);
-        mean = cost_mean(&one, 1.0 / ++n, &mean);
-    }
-    return mean;
+    if (state->cycles < BUDGET_CYCLES || state->usual_cycles == 0)
+        return false;
+    struct budget_load newest = cost_load(state, cost_last(state));
+    double next = fmax(cost_at(state, &state->usual, state->work) - cost_fixed(state, &state->usual),
+                       cost_at(state, &newest, state->work) - cost_fixed(state, &newest));
+    return next > left_in_window(state, asked);
 }
 
 /*
- * A load that is another by more than chance would have it is not waited for: what is known becomes what it
- * would cost under the newest one.
+ * How many more actions the window pays for. Chance in a window's cost is met here and by the brake, not by
+ * the interval: fewer actions are profiled, or none for a cycle, while what is usual still fits.
  */
-static void follow_load(struct budget_load *known, const struct budget_asked *asked,
-                        const struct budget_load *newest)
+static double payable_in_window(const struct budget_state *state, const struct budget_asked *asked)
 {
-    double chance = CHANCE * sqrt(fmax(known->demand, newest->demand));
-    if (fabs(newest->demand - known->demand) <= chance + ANOTHER * known->demand)
-        return;
-    double cap = asked->cap != 0 ? asked->cap : INFINITY;
-    double profiled = fmin(newest->demand, cap) / fmax(fmin(known->demand, cap), 1);
-    known->worker_cpu = newest->worker_cpu;
-    known->attached = newest->attached;
-    known->demand = newest->demand;
-    known->admitted *= profiled;
-    known->sampler_cpu *= profiled;
-    known->action_cpu *= profiled;
-}
-
-/*
- * By what is usual: a slow mean, so that chance does not move the limits. It is replaced by the newest cycle
- * where that is dearer by more than chance would have it (the fewer actions were profiled, the more that
- * is), and by the mean of the last ones where those allow clearly more.
- */
-static double affordable_now(struct budget_state *state, const struct budget_asked *asked)
-{
-    uint32_t last = cost_last(state);
-    struct budget_load newest = cost_load(state, last), mean = recent_load(state);
-    if (state->usual_known)
-        follow_load(&state->usual, asked, &newest);
-    follow_load(&mean, asked, &newest);
-    state->usual = state->usual_known ? cost_mean(&newest, USUAL_SHARE, &state->usual) : mean;
-    state->usual_known = true;
-    double can = affordable(state, asked, &state->usual);
-    double chance = 1 + CHANCE / sqrt(fmax(state->seen[last].admitted, 1));
-    double by_newest = affordable(state, asked, &newest), by_mean = affordable(state, asked, &mean);
-    if (by_newest < can && dearness(state, &newest) > chance * dearness(state, &state->usual)) {
-        state->usual = newest;
-        return by_newest;
-    }
-    if (by_mean > CLEARLY_MORE * can && by_newest > CLEARLY_MORE * can) {
-        state->usual = mean;
-        return by_mean;
-    }
-    return can;
+    struct budget_load recent = usual_recent(state, USUAL_RECENT);
+    if (state->cycles < BUDGET_CYCLES || state->usual_cycles == 0 || recent.admitted <= 0)
+        return INFINITY;
+    double each = (recent.action_cpu + recent.sampler_cpu) / recent.admitted;
+    return each > 0 ? left_in_window(state, asked) / each : INFINITY;
 }
 
 /* The work with which a load as dear as `spike` would use SPIKE_SHARE of what is left until it is braked, if
@@ -216,18 +196,36 @@ static double least_work(const struct budget_asked *asked, const struct budget_m
     return fmin(1 / BUDGET_LONGEST / most, LEAST_WORK);
 }
 
-static void set_work(struct budget_state *state, double can, double least)
+/*
+ * Is what all this costs so far from what is aimed at that it is no matter of chance? Where the samplers are
+ * the smaller part of it, a little more or less of the rest would move the interval far.
+ */
+static bool is_off(const struct budget_state *state, const struct budget_asked *asked)
 {
-    double before = state->work;
+    const struct budget_load *usual = &state->usual;
+    double even = even_cost(state, asked, usual);
+    double cost = cost_at(state, usual, state->work);
+    double doubt = DOUBT * usual_doubt(state) * (cost - cost_fixed(state, usual));
+    return fabs(cost - even) > fmin(fmax(doubt, DOUBT_LEAST * even), DOUBT_MOST * even);
+}
+
+static void set_work(struct budget_state *state, const struct budget_asked *asked, double least)
+{
+    usual_learn(state, asked);
+    double before = state->work, can = affordable(state, asked, &state->usual);
+    bool stay = usual_settled(state) && !is_off(state, asked);
     if (can < STEADY * state->work) {
-        state->work = can < least ? 0 : can;
+        if (!stay)
+            state->work = can < least ? 0 : can;
     } else if (state->work <= 0) {
         /* Out of a pause carefully: what the samplers will cost now is only remembered. */
         if (can > 1.5 * least)
             state->work = fmin(fmax(can / 2, least), 1 / BUDGET_LONGEST);
-    } else if (can > CLEAR_ROOM * state->work) {
+    } else if (can > CLEAR_ROOM * state->work && !stay) {
         /* Half the way, so that chance is not followed; to all that was asked for all of it. */
-        double most = state->work * (state->work < 1 / BUDGET_LONGEST ? RAISE_ADMITTED : RAISE);
+        double most = state->work < 1 / BUDGET_LONGEST
+                          ? fmin(state->work * RAISE_ADMITTED, RAISE / BUDGET_LONGEST)
+                          : state->work * RAISE;
         state->work = fmin(fmin(most, can < 1 ? (state->work + can) / 2 : can), 1.0);
     }
     state->reason = state->work <= 0       ? BUDGET_SPENT
@@ -237,6 +235,12 @@ static void set_work(struct budget_state *state, double can, double least)
                                            : BUDGET_FITS;
 }
 
+/* No action came: is that more than chance, where so few come? */
+static bool is_idle(const struct budget_state *state)
+{
+    return state->quiet_for >= BUDGET_CYCLES || state->quiet_for * state->usual.demand >= QUIET_MOST;
+}
+
 static void decide(struct budget_state *state, const struct budget_asked *asked,
                    const struct budget_measure *measure)
 {
@@ -244,14 +248,14 @@ static void decide(struct budget_state *state, const struct budget_asked *asked,
     bool profiled = state->exposure[cost_last(state)] > 0;
     if (state->cycles < BUDGET_CYCLES) {
         if (profiled || state->work <= 0)
-            set_work(state, affordable_now(state, asked), least);
-    } else if (measure->demand < 1 && !profiled) {
+            set_work(state, asked, least);
+    } else if (measure->demand < 1 && !profiled && is_idle(state)) {
         /* Idle: nothing is spent, so it may be held ready at once. */
         double ready = ready_for(state, asked, cost_remembered(state));
         state->work = ready < least ? 0 : fmin(ready, 1.0);
         state->reason = state->work <= 0 ? BUDGET_SPENT : state->work < 1 ? BUDGET_IDLE : BUDGET_FITS;
     } else if (profiled || state->work <= 0) {
-        set_work(state, affordable_now(state, asked), least);
+        set_work(state, asked, least);
     }
 }
 
@@ -395,7 +399,7 @@ bool budget_brake(struct budget_state *state, const struct budget_asked *asked,
 void budget_step(struct budget_state *state, const struct budget_asked *asked,
                  const struct budget_measure *measure, struct budget_limits *limits)
 {
-    double unbraked = state->unbraked > 0 ? state->unbraked : 1.0;
+    double unbraked = state->waits ? 0.0 : state->unbraked > 0 ? state->unbraked : 1.0;
     state->unbraked = 0;
     if (!state->started) {
         state->started = true;
@@ -412,6 +416,7 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
         state->next = (state->next + 1) % BUDGET_CYCLES;
         if (starting)
             state->cycles++;
+        state->quiet_for = measure->demand < 1 ? state->quiet_for + 1 : 0;
         cost_note(state, asked, unbraked);
         note_use(state, measure);
         /* What it cost to start is no sign of what it costs to run. */
@@ -419,7 +424,7 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
             state->work = 0; /* until it is seen what counting costs now */
             state->reason = BUDGET_SPENT;
         } else if (state->cycles > START_CYCLES) {
-            struct budget_load recent = recent_load(state);
+            struct budget_load recent = usual_recent(state, USUAL_RECENT);
             cost_learn(state, measure, &recent);
             decide(state, asked, measure);
         }
@@ -427,7 +432,10 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
     state->paused_for = state->work <= 0 ? state->paused_for + 1 : 0;
     state->granularity = granularity_for(state, asked->granularity);
 
-    double longer = state->work > 0 ? fmin(1 / state->work, BUDGET_LONGEST) : BUDGET_PAUSED;
+    double most = payable_in_window(state, asked);
+    state->waits = state->work > 0 && (most < 1 || must_wait(state, asked));
+    bool pauses = state->work <= 0 || state->waits;
+    double longer = pauses ? BUDGET_PAUSED : fmin(1 / state->work, BUDGET_LONGEST);
     double fewer = cost_share(state->work > 0 ? state->work : LEAST_WORK);
     *limits = (struct budget_limits){
         .interval_ns = (uint64_t)((double)asked->interval_ns * longer),
@@ -435,8 +443,8 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
         .cap = asked->cap,
         .passthrough = pass_through(state, asked, measure),
     };
-    limits->paused = state->work <= 0 || limits->passthrough;
-    limits->reason = limits->passthrough ? BUDGET_HOOKS_ALONE : state->reason;
+    limits->paused = pauses || limits->passthrough;
+    limits->reason = limits->passthrough ? BUDGET_HOOKS_ALONE : state->waits ? BUDGET_WAITS : state->reason;
     state->cap_given = 0;
     if (fewer < 1.0 && asked->cap != 0) {
         limits->cap = (uint32_t)fmax(1, floor(asked->cap * fewer));
@@ -447,9 +455,9 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
     }
     limits->lottery = limits->cap;
     if (state->cycles == BUDGET_CYCLES) {
-        uint32_t most = payable(state, asked);
-        if (limits->cap == 0 || limits->cap > most)
-            limits->cap = state->cap_given = most;
+        uint32_t surge = (uint32_t)fmin(payable(state, asked), fmax(most, 1));
+        if (limits->cap == 0 || limits->cap > surge)
+            limits->cap = state->cap_given = surge;
         if (limits->lottery > limits->cap)
             limits->lottery = limits->cap;
     }

@@ -65,6 +65,7 @@ enum budget_reason {
     BUDGET_ROOM,        /* more than before: there is room */
     BUDGET_IDLE,        /* idle, and held ready for a return of the load */
     BUDGET_SPENT,       /* paused: not one profiled action fits */
+    BUDGET_WAITS,       /* paused until the window has room again for what usually fits */
     BUDGET_BRAKED,      /* paused for the rest of a cycle that has spent what it may */
     BUDGET_HOOKS_ALONE, /* let through uncounted: counting alone passed the bound */
     BUDGET_TAKEN_OVER,  /* as an aggregator before this one left them */
@@ -98,8 +99,8 @@ struct budget_state {
 
     /* what things cost, and what is usual (budget_cost.h) */
     double exposure[BUDGET_CYCLES], share[BUDGET_CYCLES]; /* as in struct budget_load */
-    struct budget_load usual;                             /* a slow mean of the cycles */
-    bool usual_known;
+    struct budget_load usual;                             /* a slow mean (budget_usual.h) … */
+    uint32_t usual_cycles, usual_since; /* … of so many; since it was replaced, up to BUDGET_CYCLES */
     double idle_cpu, busy_cpu;    /* what a second costs the aggregator at the least: at rest, under load */
     double hook_cpu;              /* what an action costs that is not profiled */
     double sampler_cpu;           /* what a second of full work costs the samplers, as last seen */
@@ -110,7 +111,9 @@ struct budget_state {
     uint32_t memory_at, memory_cycles;
 
     /* the brake, pass-through, and caps of our own */
-    double unbraked; /* the part of this cycle before the brake took hold; 0: it did not */
+    uint32_t quiet_for; /* cycles without an action */
+    bool waits;         /* paused for a window that has spent what it may */
+    double unbraked;    /* the part of this cycle before the brake took hold; 0: it did not */
     uint32_t paused_for, over_for, pass_for, pass_hold; /* cycles */
     double pass_cpu;                                    /* of the workers, when hooks were let through */
     uint32_t cap_given;                                 /* a cap that is not the application's; 0: none */

@@ -96,6 +96,18 @@ double cost_actions(const struct budget_state *state, const struct budget_load *
     return load->share > 0 ? load->action_cpu / load->share : state->action_cpu;
 }
 
+double cost_at(const struct budget_state *state, const struct budget_load *load, double work)
+{
+    double share = cost_share(work), exposure = fmax(work, 1 / BUDGET_LONGEST) * share;
+    return cost_fixed(state, load) + cost_actions(state, load) * share +
+           cost_sampling(state, load) * exposure;
+}
+
+double cost_dearness(const struct budget_state *state, const struct budget_load *load)
+{
+    return cost_at(state, load, state->work) / fmax(load->worker_cpu, BUDGET_FLOOR * load->attached);
+}
+
 /* The least of what was seen, slowly forgotten. */
 static double least_of(double least, double seen, double slowly)
 {

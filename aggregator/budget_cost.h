@@ -40,6 +40,10 @@ double cost_fixed(const struct budget_state *state, const struct budget_load *lo
 double cost_sampling(const struct budget_state *state, const struct budget_load *load);
 double cost_actions(const struct budget_state *state, const struct budget_load *load);
 
+/** What a second of such a load costs with this much work, and as an overhead with the work in force. */
+double cost_at(const struct budget_state *state, const struct budget_load *load, double work);
+double cost_dearness(const struct budget_state *state, const struct budget_load *load);
+
 /** Learn from the newest cycle, `recent` being the mean of the last ones. */
 void cost_learn(struct budget_state *state, const struct budget_measure *measure,
                 const struct budget_load *recent);

@@ -302,11 +302,15 @@ double world_worst(const struct world_scenario *scenario, const struct world_cyc
 
 double world_swing(const struct world_scenario *scenario, const struct world_cycle *cycle)
 {
-    double mean = 0, worst = 0, n = scenario->cycles - scenario->steady_at;
+    double sum = 0, worst = 0, n = 0;
     for (unsigned c = scenario->steady_at; c < scenario->cycles; c++)
-        mean += (double)cycle[c].limits.interval_ns / n;
+        if (!cycle[c].limits.paused) {
+            sum += (double)cycle[c].limits.interval_ns;
+            n++;
+        }
     for (unsigned c = scenario->steady_at; c < scenario->cycles; c++)
-        worst = fmax(worst, fabs((double)cycle[c].limits.interval_ns / mean - 1));
+        if (!cycle[c].limits.paused)
+            worst = fmax(worst, fabs((double)cycle[c].limits.interval_ns * n / sum - 1));
     return worst;
 }
 
