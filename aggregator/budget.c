@@ -433,7 +433,10 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
     state->granularity = granularity_for(state, asked->granularity);
 
     double most = payable_in_window(state, asked);
-    state->waits = state->work > 0 && (most < 1 || must_wait(state, asked));
+    state->waits = state->work > 0 && state->quiet_for == 0 && (most < 1 || must_wait(state, asked));
+    state->waits_for = state->waits ? state->waits_for + 1 : 0;
+    if (state->waits_for > BUDGET_CYCLES)
+        state->work = 0; /* what is usual does not fit any more: it is to be found out anew */
     bool pauses = state->work <= 0 || state->waits;
     double longer = pauses ? BUDGET_PAUSED : fmin(1 / state->work, BUDGET_LONGEST);
     double fewer = cost_share(state->work > 0 ? state->work : LEAST_WORK);

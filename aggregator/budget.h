@@ -112,7 +112,8 @@ struct budget_state {
 
     /* the brake, pass-through, and caps of our own */
     uint32_t quiet_for; /* cycles without an action */
-    bool waits;         /* paused for a window that has spent what it may */
+    bool waits;         /* paused for a window that has spent what it may … */
+    uint32_t waits_for; /* … for so many cycles */
     double unbraked;    /* the part of this cycle before the brake took hold; 0: it did not */
     uint32_t paused_for, over_for, pass_for, pass_hold; /* cycles */
     double pass_cpu;                                    /* of the workers, when hooks were let through */

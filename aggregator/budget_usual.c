@@ -99,11 +99,6 @@ void usual_learn(struct budget_state *state, const struct budget_asked *asked)
     compare(state);
 }
 
-void usual_forget(struct budget_state *state)
-{
-    state->usual_cycles = state->usual_since = 0;
-}
-
 bool usual_settled(const struct budget_state *state)
 {
     return state->usual_since >= BUDGET_CYCLES;

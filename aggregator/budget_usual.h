@@ -21,9 +21,6 @@ struct budget_load usual_recent(const struct budget_state *state, uint32_t cycle
 /** Take the newest cycle into what is usual, or replace that. */
 void usual_learn(struct budget_state *state, const struct budget_asked *asked);
 
-/** The load is to be found out anew. */
-void usual_forget(struct budget_state *state);
-
 /** Has it been the same for a whole window? */
 bool usual_settled(const struct budget_state *state);
 
