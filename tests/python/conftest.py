@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from _support import aggregator
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for what tests/system shares
 
@@ -21,6 +22,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def one_directory():
     """The runtime directory of all tests that profile in pytest's own process, which attaches to one only."""
     with tempfile.TemporaryDirectory(prefix='pom-test-', dir='/dev/shm') as directory:
+        yield directory
+
+
+@pytest.fixture(scope='module')
+def served():
+    """A directory with an aggregator, for the processes of all tests of a file."""
+    with tempfile.TemporaryDirectory(prefix='pom-test-', dir='/dev/shm') as directory, aggregator(directory):
         yield directory
 
 
