@@ -28,6 +28,8 @@
 #define STEADY 0.95       /* smaller cuts than to this are none */
 #define USUAL_SHARE 0.1   /* of the newest cycle in what is usual */
 #define LEAST_USED 0.4    /* of a cap by the lottery */
+#define MARGINAL 0.1      /* of the fixed costs: less is hardly room */
+#define WHOLE 0.86        /* of max_overhead: all that was asked for may cost so much */
 #define DOUBT 3.0         /* standard errors of what it costs, within which nothing is changed: */
 #define DOUBT_LEAST 0.02  /* … at least, and … */
 #define DOUBT_MOST 0.1    /* … at most so much of what is aimed at */
@@ -122,8 +124,9 @@ static double room_for(const struct budget_state *state, const struct budget_ask
     /* In what comes before the promise begins, starting up must not use up all. */
     if (state->cycles < BUDGET_CYCLES)
         return even;
-    /* A load that is the same spends by chance only, which the brake sees to. */
-    if (usual_settled(state))
+    /* A load that is the same spends by chance only, which the brake sees to: unless counting takes nearly
+     * all, and what is left is in the margin for chance. */
+    if (usual_settled(state) && even > MARGINAL * cost_fixed(state, next))
         return even;
     double least = INFINITY;
     for (uint32_t kept = 0; kept < BUDGET_CYCLES; kept++)
@@ -209,19 +212,41 @@ static bool is_off(const struct budget_state *state, const struct budget_asked *
     return fabs(cost - even) > fmin(fmax(doubt, DOUBT_LEAST * even), DOUBT_MOST * even);
 }
 
+/*
+ * Where the samplers are the smaller part of the cost, half the interval may be a matter of a hundredth of
+ * the budget. Then all that was asked for is worth that hundredth, once the load is known well.
+ */
+static bool whole_fits(const struct budget_state *state, const struct budget_asked *asked)
+{
+    const struct budget_load *usual = &state->usual;
+    double bound = asked->max_overhead * fmax(usual->worker_cpu, BUDGET_FLOOR * usual->attached);
+    double fixed = cost_fixed(state, usual), whole = cost_at(state, usual, 1.0);
+    if (state->work >= 1)
+        return whole <= WHOLE * bound;
+    double by_chance = (whole - fixed) / sqrt(fmax(usual->admitted * BUDGET_CYCLES, 1));
+    return usual_settled(state) && whole + EVEN_CHANCE * by_chance <= WHOLE * bound;
+}
+
 static void set_work(struct budget_state *state, const struct budget_asked *asked, double least)
 {
     usual_learn(state, asked);
     double before = state->work, can = affordable(state, asked, &state->usual);
-    bool stay = usual_settled(state) && !is_off(state, asked);
+    bool whole = state->work > 0 && whole_fits(state, asked);
+    if (whole)
+        can = fmax(can, 1.0);
+    bool stay = usual_settled(state) && !is_off(state, asked) && !whole;
     if (can < STEADY * state->work) {
         if (!stay)
             state->work = can < least ? 0 : can;
     } else if (state->work <= 0) {
-        /* Out of a pause carefully: what the samplers will cost now is only remembered. */
-        if (can > 1.5 * least)
+        /* Out of a pause carefully: what the samplers will cost now is only remembered. Where nothing was
+         * profiled for a window that has room, that is as good as forgotten. */
+        bool forgotten = state->paused_for >= BUDGET_CYCLES && room_for(state, asked, &state->usual) > 0;
+        if (forgotten)
+            state->usual_cycles = 0;
+        if (can > 1.5 * least || forgotten)
             state->work = fmin(fmax(can / 2, least), 1 / BUDGET_LONGEST);
-    } else if (can > CLEAR_ROOM * state->work && !stay) {
+    } else if ((can > CLEAR_ROOM * state->work && !stay) || whole) {
         /* Half the way, so that chance is not followed; to all that was asked for all of it. */
         double most = state->work < 1 / BUDGET_LONGEST
                           ? fmin(state->work * RAISE_ADMITTED, RAISE / BUDGET_LONGEST)
@@ -435,8 +460,14 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
     double most = payable_in_window(state, asked);
     state->waits = state->work > 0 && state->quiet_for == 0 && (most < 1 || must_wait(state, asked));
     state->waits_for = state->waits ? state->waits_for + 1 : 0;
-    if (state->waits_for > BUDGET_CYCLES)
-        state->work = 0; /* what is usual does not fit any more: it is to be found out anew */
+    if (state->waits_for >= BUDGET_CYCLES) {
+        /* The window is empty by now, and still what was usual would not fit: it is so no more, or was never
+         * true. Nothing tells while nothing is profiled, so less is tried, under the brake. */
+        state->waits = false;
+        state->waits_for = 0;
+        state->usual_cycles = 0;
+        state->work = fmin(state->work, 1 / BUDGET_LONGEST) / 2;
+    }
     bool pauses = state->work <= 0 || state->waits;
     double longer = pauses ? BUDGET_PAUSED : fmin(1 / state->work, BUDGET_LONGEST);
     double fewer = cost_share(state->work > 0 ? state->work : LEAST_WORK);

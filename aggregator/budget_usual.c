@@ -95,7 +95,9 @@ void usual_learn(struct budget_state *state, const struct budget_asked *asked)
         state->usual_cycles++;
     if (state->usual_since < BUDGET_CYCLES)
         state->usual_since++;
-    state->usual = cost_mean(&newest, 1.0 / state->usual_cycles, &state->usual);
+    /* Later cycles weigh more: what it began with, which was reckoned from another load, is soon forgotten.
+     */
+    state->usual = cost_mean(&newest, 2.0 / (state->usual_cycles + 1), &state->usual);
     compare(state);
 }
 

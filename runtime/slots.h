@@ -37,10 +37,11 @@ enum {
 };
 
 /* What stands in `due_ns` of a slot. */
-#define SLOT_SAMPLED UINT64_C(0)  /* its thread is looked at at each tick */
-#define SLOT_LATE UINT64_C(1)     /* the same, since a candidate was admitted late */
-#define SLOT_REFUSED (UINT64_MAX) /* a candidate that was not, about to be freed; anything else: its moment  \
-                                   */
+#define SLOT_SAMPLED UINT64_C(0) /* its thread is looked at at each tick */
+#define SLOT_LATE UINT64_C(1)    /* the same, since a candidate was admitted late */
+#define SLOT_REFUSED                                                                                         \
+    (UINT64_MAX) /* a candidate that was not, about to be freed; anything else: its moment                   \
+                  */
 
 struct slot_facts {
     struct reader_thread thread;

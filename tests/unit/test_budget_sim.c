@@ -6,14 +6,13 @@
 #include "bench/budget_world.h"
 #include "tests/unit/suite.h"
 
-static const unsigned sizes[] = {1, 8, 10000};
+static const unsigned sizes[] = {1, 8, 100, 1000, 10000};
 static const double budgets[] = {0.05, 0.02, 0.005, 0.001};
 enum {
     SIZES = sizeof sizes / sizeof *sizes,
     BUDGETS = sizeof budgets / sizeof *budgets,
-    MANY = 10000, /* workers whose actions are so many that their number is no matter of chance */
+    PAUSE_MOST_S = 60,
 };
-#define SMALL_POOLS_LEAST 0.02 /* what fits of a small pool's actions below it is a handful */
 
 static struct world_cycle cycle[WORLD_CYCLES_MOST];
 
@@ -55,17 +54,35 @@ START_TEST(under_a_steady_load_the_interval_stays_within_a_fifth)
     for (const struct world_scenario *shape = world_scenarios; shape->name != NULL; shape++)
         for (int i = 0; i < SIZES * BUDGETS && shape->steady_at != 0; i++) {
             struct world_scenario scenario = scenario_of(shape->name, sizes[i % SIZES], budgets[i / SIZES]);
-            if (scenario.workers != MANY && scenario.asked.max_overhead < SMALL_POOLS_LEAST)
+            if (!world_feasible(&scenario))
                 continue;
             world_play(&scenario, 1, cycle);
             double swing = world_swing(&scenario, cycle);
             ck_assert_msg(swing <= 0.2, "%s, %u workers, %g: %.2f", scenario.name, scenario.workers,
                           scenario.asked.max_overhead, swing);
-            unsigned paused = 0;
-            for (unsigned c = scenario.steady_at; c < scenario.cycles; c++)
-                paused += cycle[c].limits.paused;
-            ck_assert_msg(paused <= (scenario.cycles - scenario.steady_at) / 20 ||
-                              scenario.asked.max_overhead < SMALL_POOLS_LEAST,
+        }
+}
+END_TEST
+
+/* A pause tells nothing of what profiling costs now: it must end by itself, and be no way to stay steady. */
+START_TEST(pauses_are_short_and_few_where_there_is_room)
+{
+    for (const struct world_scenario *shape = world_scenarios; shape->name != NULL; shape++)
+        for (int i = 0; i < SIZES * BUDGETS; i++) {
+            struct world_scenario scenario = scenario_of(shape->name, sizes[i % SIZES], budgets[i / SIZES]);
+            if (!world_feasible(&scenario))
+                continue;
+            world_play(&scenario, 1, cycle);
+            unsigned paused = 0, longest = 0, now = 0;
+            for (unsigned c = scenario.steady_at; c < scenario.cycles; c++) {
+                now = cycle[c].limits.paused ? now + 1 : 0;
+                paused += now > 0;
+                longest = now > longest ? now : longest;
+            }
+            ck_assert_msg(longest <= PAUSE_MOST_S, "%s, %u workers, %g: %u s", scenario.name,
+                          scenario.workers, scenario.asked.max_overhead, longest);
+            ck_assert_msg(scenario.asked.max_overhead < 0.02 || scenario.steady_at == 0 ||
+                              paused <= (scenario.cycles - scenario.steady_at) / 20,
                           "%s, %u workers, %g: %u s paused", scenario.name, scenario.workers,
                           scenario.asked.max_overhead, paused);
         }
@@ -74,9 +91,13 @@ END_TEST
 
 START_TEST(when_the_load_falls_the_finest_interval_is_back_within_half_a_minute)
 {
-    static const double affordable[] = {0.05, 0.02};
-    for (int i = 0; i < SIZES * 2; i++) {
+    static const double affordable[] = {0.05, 0.02, 0.005};
+    for (int i = 0; i < SIZES * 3; i++) {
         struct world_scenario scenario = scenario_of("falls", sizes[i % SIZES], affordable[i / SIZES]);
+        /* A hundred cannot pay for it there when the load has fallen, either: an aggregator is as dear for
+         * them. */
+        if (scenario.asked.max_overhead < 0.02 && scenario.workers <= 100)
+            continue;
         world_play(&scenario, 1, cycle);
         ck_assert_msg(cycle[scenario.fallen_at - 1].limits.interval_ns >= 2 * scenario.asked.interval_ns,
                       "the load was not dear");
@@ -139,14 +160,15 @@ START_TEST(without_the_brake_the_cap_would_be_passed)
 {
     double worst = 0;
     for (const struct world_scenario *shape = world_scenarios; shape->name != NULL; shape++)
-        for (int i = 0; i < SIZES; i++) {
-            struct world_scenario scenario = scenario_of(shape->name, sizes[i], 0.02);
+        for (int i = 0; i < SIZES * 2; i++) {
+            struct world_scenario scenario =
+                scenario_of(shape->name, sizes[i % SIZES], budgets[1 + i / SIZES]);
             scenario.unbraked = true;
             world_play(&scenario, 1, cycle);
-            double passed = world_worst(&scenario, cycle);
+            double passed = world_worst(&scenario, cycle) / scenario.asked.max_overhead;
             worst = passed > worst ? passed : worst;
         }
-    ck_assert_double_gt(worst, 0.02);
+    ck_assert_double_gt(worst, 1.0);
 }
 END_TEST
 
@@ -164,6 +186,7 @@ int main(void)
     tcase_add_test(cases, a_spike_after_minutes_of_idling_is_profiled_from_its_first_second_on);
     tcase_add_test(cases, small_loads_of_a_pool_of_eight_have_all_the_detail);
     tcase_add_test(cases, a_worker_that_lies_takes_nothing_from_the_others);
+    tcase_add_test(cases, pauses_are_short_and_few_where_there_is_room);
     tcase_add_test(cases, without_the_brake_the_cap_would_be_passed);
     suite_add_tcase(suite, cases);
     return suite_run(suite, CK_FORK);
