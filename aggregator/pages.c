@@ -60,20 +60,35 @@ static int make(const char *path, uid_t uid, uint64_t magic, uint32_t abi)
     return 0;
 }
 
+/* Is it what a cut leaves of the right head: its beginning, and zeros where the file has grown again since?
+ */
+static bool is_cut(const struct page_head *head, const struct page_head *right)
+{
+    const uint8_t *is = (const uint8_t *)head, *was = (const uint8_t *)right;
+    size_t at = 0;
+    while (at < sizeof *head && is[at] == was[at])
+        at++;
+    while (at < sizeof *head && is[at] == 0)
+        at++;
+    return at == sizeof *head;
+}
+
 /* The head is read, not mapped: the file could be cut in between. */
 static int check(int fd, const char *path, uid_t uid, uint64_t magic, uint32_t abi)
 {
     struct stat st;
-    struct page_head head;
+    struct page_head head = {0};
+    const struct page_head right = {.magic = magic, .abi = abi};
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_uid != uid || st.st_nlink != 1)
         return fault(EPERM, "%s is no plain file of uid %lu", path, (unsigned long)uid);
     bool whole = st.st_size >= PAGES_FILE_BYTES;
     bool headed = pread(fd, &head, sizeof head, 0) == (ssize_t)sizeof head;
     bool ours = headed && head.magic == magic && head.abi == abi;
     /* Another version's may be shorter. */
-    if ((whole && !ours) || (headed && head.magic == magic && head.abi != abi))
+    bool others = (whole && !ours) || (headed && head.magic == magic && head.abi != abi);
+    if (others && !is_cut(&head, &right))
         return fault(EPROTO, "%s is of another version", path);
-    if (whole)
+    if (whole && ours)
         return 0;
     /* It was cut. Restored in place, because workers have this file mapped. */
     int rc = write_head(fd, magic, abi);

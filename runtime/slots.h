@@ -37,11 +37,10 @@ enum {
 };
 
 /* What stands in `due_ns` of a slot. */
-#define SLOT_SAMPLED UINT64_C(0) /* its thread is looked at at each tick */
-#define SLOT_LATE UINT64_C(1)    /* the same, since a candidate was admitted late */
-#define SLOT_REFUSED                                                                                         \
-    (UINT64_MAX) /* a candidate that was not, about to be freed; anything else: its moment                   \
-                  */
+#define SLOT_SAMPLED UINT64_C(0)  /* its thread is looked at at each tick */
+#define SLOT_LATE UINT64_C(1)     /* the same, since a candidate was admitted late */
+#define SLOT_REFUSED (UINT64_MAX) /* a candidate that was not, about to be freed */
+/* Anything else: the moment at which a candidate is due. */
 
 struct slot_facts {
     struct reader_thread thread;
@@ -132,9 +131,7 @@ static inline bool slot_is_sampled(uint32_t i)
     return slot_version(i) != 0 && atomic_load_explicit(&slots.due_ns[i], memory_order_relaxed) <= SLOT_LATE;
 }
 
-/** Sampler thread: take back slot `i`, whose thread has died. Nothing if it is not of this `version` any
- * more.
- */
+/** Sampler thread: take back slot `i`, whose thread has died. Nothing if it has another version by now. */
 void slot_reclaim(uint32_t i, uint64_t version);
 
 /** Sampler thread: take back the slots of threads that have said that they end. */
