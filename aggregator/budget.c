@@ -8,7 +8,7 @@
 #include "aggregator/budget_usual.h"
 #include "shm/rates.h"
 
-#define EVEN_LEAST 0.74    /* of max_overhead: aimed at, so that chance seldom reaches BUDGET_TARGET … */
+#define EVEN_LEAST 0.70    /* of max_overhead: aimed at, so that chance seldom reaches BUDGET_TARGET … */
 #define EVEN_MOST 0.82     /* … and where there are so many actions that there is hardly any */
 #define EVEN_CHANCE 2.0    /* standard deviations of a window's number of actions */
 #define LEAST_WORK 0.01    /* at most; less is a pause */
@@ -99,15 +99,31 @@ static double room_beside(const struct budget_state *state, const struct budget_
            cost_fixed(state, next);
 }
 
+/* What a second of this load may cost at the most. */
+static double bound_of(const struct budget_asked *asked, const struct budget_load *load)
+{
+    return asked->max_overhead * fmax(load->worker_cpu, BUDGET_FLOOR * load->attached);
+}
+
+/* What profiling costs in a second of this load with so much work, beside what is spent in any case. */
+static double profiling_at(const struct budget_state *state, const struct budget_load *load, double work)
+{
+    return cost_at(state, load, work) - cost_fixed(state, load);
+}
+
+/* How far chance in a window's number of actions takes what costs `profiling` a second. */
+static double window_chance(const struct budget_state *state, double profiling)
+{
+    return EVEN_CHANCE * profiling / sqrt(fmax(state->usual.admitted * BUDGET_CYCLES, 1));
+}
+
 /* What a second like this may cost: less where a window has few profiled actions, and what they cost is a
  * matter of chance. */
 static double even_cost(const struct budget_state *state, const struct budget_asked *asked,
                         const struct budget_load *load)
 {
-    double bound = asked->max_overhead * fmax(load->worker_cpu, BUDGET_FLOOR * load->attached);
-    double profiling = cost_at(state, load, state->work) - cost_fixed(state, load);
-    double by_chance = profiling / sqrt(fmax(state->usual.admitted * BUDGET_CYCLES, 1));
-    double even = BUDGET_TARGET * bound - EVEN_CHANCE * by_chance;
+    double bound = bound_of(asked, load);
+    double even = BUDGET_TARGET * bound - window_chance(state, profiling_at(state, load, state->work));
     return fmin(fmax(even, EVEN_LEAST * bound), EVEN_MOST * bound);
 }
 
@@ -163,9 +179,24 @@ static bool must_wait(const struct budget_state *state, const struct budget_aske
     if (state->cycles < BUDGET_CYCLES || state->usual_cycles == 0)
         return false;
     struct budget_load newest = cost_load(state, cost_last(state));
-    double next = fmax(cost_at(state, &state->usual, state->work) - cost_fixed(state, &state->usual),
-                       cost_at(state, &newest, state->work) - cost_fixed(state, &newest));
+    double next =
+        fmax(profiling_at(state, &state->usual, state->work), profiling_at(state, &newest, state->work));
     return next > left_in_window(state, asked);
+}
+
+/* Nothing is profiled in the next cycle if the window has no room for what is usual. */
+static void wait_for_window(struct budget_state *state, const struct budget_asked *asked)
+{
+    state->waits = state->work > 0 && state->quiet_for == 0 && must_wait(state, asked);
+    state->waits_for = state->waits ? state->waits_for + 1 : 0;
+    if (state->waits_for < BUDGET_CYCLES)
+        return;
+    /* The window is empty by now, and still what was usual would not fit: it is so no more, or was never
+     * true. Nothing tells while nothing is profiled, so less is tried, under the brake. */
+    state->waits = false;
+    state->waits_for = 0;
+    state->usual_cycles = 0;
+    state->work = fmin(state->work, 1 / BUDGET_LONGEST) / 2;
 }
 
 /*
@@ -207,9 +238,9 @@ static bool is_off(const struct budget_state *state, const struct budget_asked *
 {
     const struct budget_load *usual = &state->usual;
     double even = even_cost(state, asked, usual);
-    double cost = cost_at(state, usual, state->work);
-    double doubt = DOUBT * usual_doubt(state) * (cost - cost_fixed(state, usual));
-    return fabs(cost - even) > fmin(fmax(doubt, DOUBT_LEAST * even), DOUBT_MOST * even);
+    double doubt = DOUBT * usual_doubt(state) * profiling_at(state, usual, state->work);
+    return fabs(cost_at(state, usual, state->work) - even) >
+           fmin(fmax(doubt, DOUBT_LEAST * even), DOUBT_MOST * even);
 }
 
 /*
@@ -219,12 +250,10 @@ static bool is_off(const struct budget_state *state, const struct budget_asked *
 static bool whole_fits(const struct budget_state *state, const struct budget_asked *asked)
 {
     const struct budget_load *usual = &state->usual;
-    double bound = asked->max_overhead * fmax(usual->worker_cpu, BUDGET_FLOOR * usual->attached);
-    double fixed = cost_fixed(state, usual), whole = cost_at(state, usual, 1.0);
+    double most = WHOLE * bound_of(asked, usual), whole = cost_at(state, usual, 1.0);
     if (state->work >= 1)
-        return whole <= WHOLE * bound;
-    double by_chance = (whole - fixed) / sqrt(fmax(usual->admitted * BUDGET_CYCLES, 1));
-    return usual_settled(state) && whole + EVEN_CHANCE * by_chance <= WHOLE * bound;
+        return whole <= most;
+    return usual_settled(state) && whole + window_chance(state, profiling_at(state, usual, 1.0)) <= most;
 }
 
 static void set_work(struct budget_state *state, const struct budget_asked *asked, double least)
@@ -235,9 +264,8 @@ static void set_work(struct budget_state *state, const struct budget_asked *aske
     if (whole)
         can = fmax(can, 1.0);
     bool stay = usual_settled(state) && !is_off(state, asked) && !whole;
-    if (can < STEADY * state->work) {
-        if (!stay)
-            state->work = can < least ? 0 : can;
+    if (can < STEADY * state->work && !stay) {
+        state->work = can < least ? 0 : can;
     } else if (state->work <= 0) {
         /* Out of a pause carefully: what the samplers will cost now is only remembered. Where nothing was
          * profiled for a window that has room, that is as good as forgotten. */
@@ -457,17 +485,7 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
     state->paused_for = state->work <= 0 ? state->paused_for + 1 : 0;
     state->granularity = granularity_for(state, asked->granularity);
 
-    double most = payable_in_window(state, asked);
-    state->waits = state->work > 0 && state->quiet_for == 0 && (most < 1 || must_wait(state, asked));
-    state->waits_for = state->waits ? state->waits_for + 1 : 0;
-    if (state->waits_for >= BUDGET_CYCLES) {
-        /* The window is empty by now, and still what was usual would not fit: it is so no more, or was never
-         * true. Nothing tells while nothing is profiled, so less is tried, under the brake. */
-        state->waits = false;
-        state->waits_for = 0;
-        state->usual_cycles = 0;
-        state->work = fmin(state->work, 1 / BUDGET_LONGEST) / 2;
-    }
+    wait_for_window(state, asked);
     bool pauses = state->work <= 0 || state->waits;
     double longer = pauses ? BUDGET_PAUSED : fmin(1 / state->work, BUDGET_LONGEST);
     double fewer = cost_share(state->work > 0 ? state->work : LEAST_WORK);
@@ -489,7 +507,7 @@ void budget_step(struct budget_state *state, const struct budget_asked *asked,
     }
     limits->lottery = limits->cap;
     if (state->cycles == BUDGET_CYCLES) {
-        uint32_t surge = (uint32_t)fmin(payable(state, asked), fmax(most, 1));
+        uint32_t surge = (uint32_t)fmin(payable(state, asked), fmax(payable_in_window(state, asked), 1));
         if (limits->cap == 0 || limits->cap > surge)
             limits->cap = state->cap_given = surge;
         if (limits->lottery > limits->cap)

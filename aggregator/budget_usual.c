@@ -6,9 +6,11 @@
 #include "aggregator/budget_cost.h"
 
 #define USUAL_CYCLES 60 /* whose mean it is at most */
-#define CHANCE 4.5      /* standard deviations of a number of actions */
-#define ALIKE 1.15      /* times as dear is no other load, however many actions tell it */
-#define ANOTHER 0.3     /* of the demand that is usual, and chance: more is another load */
+/* So many cycles of those tell as much if all weigh alike: (sum w)^2 / sum w^2 with w = 1, 2, … */
+#define WEIGHTED 0.75
+#define CHANCE 4.5  /* standard deviations of a number of actions */
+#define ALIKE 1.15  /* times as dear is no other load, however many actions tell it */
+#define ANOTHER 0.3 /* of the demand that is usual, and chance: more is another load */
 enum {
     LONGEST_LOOK = 8, /* cycles back */
     CHEAPER_LOOK = 4, /* … and so many at least, before what is usual falls */
@@ -95,8 +97,7 @@ void usual_learn(struct budget_state *state, const struct budget_asked *asked)
         state->usual_cycles++;
     if (state->usual_since < BUDGET_CYCLES)
         state->usual_since++;
-    /* Later cycles weigh more: what it began with, which was reckoned from another load, is soon forgotten.
-     */
+    /* Later cycles weigh more: what it began with was reckoned from another load, and is soon forgotten. */
     state->usual = cost_mean(&newest, 2.0 / (state->usual_cycles + 1), &state->usual);
     compare(state);
 }
@@ -108,5 +109,5 @@ bool usual_settled(const struct budget_state *state)
 
 double usual_doubt(const struct budget_state *state)
 {
-    return 1 / sqrt(fmax(state->usual.admitted * state->usual_cycles, 1));
+    return 1 / sqrt(fmax(WEIGHTED * state->usual.admitted * state->usual_cycles, 1));
 }

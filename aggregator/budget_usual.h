@@ -1,10 +1,10 @@
 /*
  * Usual: what load the controller goes by, told apart from chance. For budget.c only.
  *
- * It is the mean of the cycles since the load became what it is, and of no more than USUAL_CYCLES. Few
- * profiled actions tell little: whether the load became another is judged by means of the last one, two, four
- * and eight cycles, each held against what is usual and against how far chance takes so many actions. Until
- * a window has passed since then, the load is not settled.
+ * It is the mean of the cycles since the load became what it is, and of no more than USUAL_CYCLES, in which
+ * later ones weigh more. Few profiled actions tell little: whether the load became another is judged by means
+ * of the last one, two, four and eight cycles, each held against what is usual and against how far chance
+ * takes so many actions. Until a window has passed since then, the load is not settled.
  */
 #ifndef AGGREGATOR_BUDGET_USUAL_H
 #define AGGREGATOR_BUDGET_USUAL_H

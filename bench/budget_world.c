@@ -302,15 +302,11 @@ double world_worst(const struct world_scenario *scenario, const struct world_cyc
 
 double world_swing(const struct world_scenario *scenario, const struct world_cycle *cycle)
 {
-    double sum = 0, worst = 0, n = 0;
+    double mean = 0, worst = 0, n = scenario->cycles - scenario->steady_at;
     for (unsigned c = scenario->steady_at; c < scenario->cycles; c++)
-        if (!cycle[c].limits.paused) {
-            sum += (double)cycle[c].limits.interval_ns;
-            n++;
-        }
+        mean += (double)cycle[c].limits.interval_ns / n;
     for (unsigned c = scenario->steady_at; c < scenario->cycles; c++)
-        if (!cycle[c].limits.paused)
-            worst = fmax(worst, fabs((double)cycle[c].limits.interval_ns * n / sum - 1));
+        worst = fmax(worst, fabs((double)cycle[c].limits.interval_ns / mean - 1));
     return worst;
 }
 

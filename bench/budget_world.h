@@ -70,8 +70,7 @@ bool world_feasible(const struct world_scenario *scenario);
 /** The highest overhead of a window that counts, as a ratio. */
 double world_worst(const struct world_scenario *scenario, const struct world_cycle *cycle);
 
-/** The most that the interval leaves its own mean while the load is steady, as a ratio of the mean; pauses
- * aside, in which nothing is profiled. */
+/** The most that the interval leaves its own mean while the load is steady, as a ratio of the mean. */
 double world_swing(const struct world_scenario *scenario, const struct world_cycle *cycle);
 
 /** Seconds from `fallen_at` until the interval is the finest that it is at the end, for good. */
