@@ -5,14 +5,14 @@ import itertools
 import json
 import mmap
 import os
-import re
 import struct
 import subprocess
 import sys
 import textwrap
 import threading
 
-from _support import PROJECT, ask, environment
+from _rates import GENERATION_AT, SLOT, SLOTS_AT
+from _support import ask, environment
 
 # Work in an action that is profiled, however long it takes to be admitted; and what that brought.
 SAMPLED = """
@@ -71,10 +71,6 @@ def hurried(served):
     """Workers of the pool 'fast' sample every 100 us for the time of the block, which nobody may ask for: whenever the
     aggregator has said something else (shm/rates.h), that is replaced."""
     path = os.path.join(served, f'{os.geteuid()}-fast', 'rates')
-    with open(os.path.join(PROJECT, 'shm', 'strata.h')) as header:
-        text = header.read()
-    sets, ways = (int(re.search(rf'STRATA_{what} = (\d+),', text).group(1)) for what in ('SETS', 'WAYS'))
-    size = 40 + 4 * (sets * ways + sets) + 12 * sets * ways  # of each of the two sets of limits
     stop = threading.Event()
 
     def hurry():
@@ -83,12 +79,12 @@ def hurried(served):
                 return
         with open(path, 'r+b') as file, mmap.mmap(file.fileno(), 0) as page:
             while not stop.wait(0.002):
-                (generation,) = struct.unpack_from('=Q', page, 16)
-                slot = 64 + generation % 2 * size
+                (generation,) = struct.unpack_from('=Q', page, GENERATION_AT)
+                slot = SLOTS_AT + generation % 2 * SLOT.size
                 if struct.unpack_from('=Q', page, slot)[0] != 100_000:
-                    other = 64 + (generation + 1) % 2 * size
-                    page[other : other + size] = struct.pack('=Q', 100_000) + page[slot + 8 : slot + size]
-                    page[16:24] = struct.pack('=Q', generation + 1)
+                    other = SLOTS_AT + (generation + 1) % 2 * SLOT.size
+                    page[other : other + SLOT.size] = struct.pack('=Q', 100_000) + page[slot + 8 : slot + SLOT.size]
+                    page[GENERATION_AT : GENERATION_AT + 8] = struct.pack('=Q', generation + 1)
 
     thread = threading.Thread(target=hurry)
     thread.start()

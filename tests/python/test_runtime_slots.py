@@ -1,4 +1,4 @@
-"""Late admission in one process: who gets a slot gives it back, whatever becomes of the thread that had it."""
+"""Slots: who gets one gives it back, whatever becomes of its thread or of a candidate for late admission."""
 
 import json
 import pathlib
@@ -10,14 +10,14 @@ from _support import needs_native, run
 pytestmark = needs_native
 
 START = """
-    import json, os, signal, sys, threading, time
+    import json, os, threading, time
     import profilomatic
     from profilomatic._switch import _runtime
     from _late_pool import Pool
     directory = os.environ['PROFILOMATIC_DIR']
     pool = Pool(_runtime.pool_path(directory, 'late'))
     pool.admit()
-    profilomatic.configure(source_name='late', scope=os.environ.get('SCOPE', 'actions'))
+    profilomatic.configure(source_name='late')
     profilomatic.add_destination(profilomatic.file_destination(directory + '/out.log'))
     def until(true):
         end = time.monotonic() + 40
