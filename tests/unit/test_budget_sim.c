@@ -12,6 +12,7 @@ enum {
     SIZES = sizeof sizes / sizeof *sizes,
     BUDGETS = sizeof budgets / sizeof *budgets,
     PAUSE_MOST_S = 60,
+    BRAKE_SEEDS = 4, /* by chance, one seed may do without the brake */
 };
 
 static struct world_cycle cycle[WORLD_CYCLES_MOST];
@@ -160,15 +161,14 @@ START_TEST(without_the_brake_the_cap_would_be_passed)
 {
     double worst = 0;
     for (const struct world_scenario *shape = world_scenarios; shape->name != NULL; shape++)
-        for (int i = 0; i < SIZES * 2; i++) {
-            struct world_scenario scenario =
-                scenario_of(shape->name, sizes[i % SIZES], budgets[1 + i / SIZES]);
+        for (int i = 0; i < SIZES * BRAKE_SEEDS; i++) {
+            struct world_scenario scenario = scenario_of(shape->name, sizes[i % SIZES], 0.02);
             scenario.unbraked = true;
-            world_play(&scenario, 1, cycle);
-            double passed = world_worst(&scenario, cycle) / scenario.asked.max_overhead;
+            world_play(&scenario, 1 + (uint64_t)i / SIZES, cycle);
+            double passed = world_worst(&scenario, cycle);
             worst = passed > worst ? passed : worst;
         }
-    ck_assert_double_gt(worst, 1.0);
+    ck_assert_double_gt(worst, 0.02);
 }
 END_TEST
 
