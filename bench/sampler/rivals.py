@@ -140,13 +140,9 @@ def profiling_sampling(host, *more):
     """It finds the interpreter by the paths in the target's maps, so it has to see the target's own mounts."""
 
     def command(pid, hertz, out):
+        there = ['nsenter', '--target', str(pid), '--mount', '--root', 'sh', '-c', 'cd / && exec "$@"', 'sh']
         return [
-            'nsenter',
-            '--target',
-            str(pid),
-            '--mount',
-            '--root',
-            '--wd=/',
+            *there,
             host.python,
             '-m',
             'profiling.sampling',

@@ -1,4 +1,5 @@
-"""What the profiler does in the application's process beside its hooks is part of what it says that it costs."""
+"""What the profiler does in the application's process is part of what it says that it costs: hooks, and what is done
+beside them."""
 
 import json
 
@@ -46,6 +47,38 @@ def test_the_cpu_of_delivery_to_callables_counts(tmp_path, way):
     assert out.returncode == 0, out.stderr
     spent, cost = json.loads(out.stdout.splitlines()[-1])
     assert cost >= spent >= 0.08
+
+
+def test_hooks_say_what_they_take_to_within_a_factor_of_two(tmp_path):
+    """By the thread's CPU clock, which also sees what comes before and after a hook's own code."""
+    script = f"""
+    import json, time
+    import profilomatic
+    {ADMITTED}
+    profilomatic.configure(max_overhead=0.5, max_actions_per_run=1)
+    profilomatic.add_destination(profilomatic.file_destination('/dev/null'))
+    assert admitted()
+    def actions(number):
+        start = time.thread_time()
+        for _ in range(number):
+            with profilomatic.action('work'):
+                pass
+        return time.thread_time() - start
+    def nothing(number):
+        start = time.thread_time()
+        for _ in range(number):
+            pass
+        return time.thread_time() - start
+    actions(5000)
+    before = profilomatic._runtime.status()['hook_cpu']
+    used = actions(100_000) - nothing(100_000)
+    print(json.dumps([profilomatic._runtime.status()['hook_cpu'] - before, used]))
+    """
+    with aggregator(tmp_path / 'rt'):
+        out = run(script, tmp_path / 'rt', profiled=False)
+    assert out.returncode == 0, out.stderr
+    told, used = json.loads(out.stdout.splitlines()[-1])
+    assert used / 2 < told < 2 * used, (told, used)
 
 
 def test_what_is_open_is_sampled_seldom_while_the_aggregator_is_silent(tmp_path):
