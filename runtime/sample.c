@@ -12,6 +12,7 @@
 #include "runtime/draw.h"
 #include "runtime/kernel_wait.h"
 #include "runtime/owner.h"
+#include "runtime/place.h"
 #include "runtime/stacks.h"
 #include "runtime/tick_path.h"
 #include "runtime/waits.h"
@@ -341,6 +342,10 @@ TICK_PATH static void read_stack(const struct subject *subject, const struct rea
     const bool readable = reader_read(&work->copy, thread, &past->prediction, stack, &read);
     if (stack->retries != 0)
         counter_add(&page->retries, stack->retries);
+    if (readable)
+        place_note_stack((stack->flags & STACK_TORN) != 0, subject->now_ns);
+    if (facts != NULL && read.holds_gil)
+        place_follow(&work->copy, facts->place, work->interval_ns, subject->now_ns);
     const bool known = find_part(facts, &read, &part);
     view->serial = part.serial;
     view->valid = readable && known && !(stack->flags & STACK_TORN);

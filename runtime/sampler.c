@@ -14,6 +14,7 @@
 #include "runtime/first_thread.h"
 #include "runtime/limits.h"
 #include "runtime/notice.h"
+#include "runtime/place.h"
 #include "runtime/sample.h"
 #include "runtime/spawn.h"
 #include "runtime/tick_path.h"
@@ -206,6 +207,7 @@ static void look_for_aggregator(void)
     if (is_served(start))
         return;
     if (settings->aggregator[0] != '\0' && !spawn_is_served(settings->directory) && may_spawn(start)) {
+        place_leave();
         rc = spawn_aggregator(settings->aggregator, settings->directory);
         if (rc != 0) {
             notice_defer(NOTICE_NO_AGGREGATOR, "nothing is profiled, the application runs on: %s",
@@ -305,8 +307,10 @@ TICK_PATH static void run(void)
          * choice, as cores are short while the application computes. */
         if (woken && now > sampler.next_slot_ns)
             sampler.next_slot_ns = now;
-        sleep_until(sampler.next_slot_ns + random_number() % rates.interval_ns);
+        uint64_t due_ns = sampler.next_slot_ns + random_number() % rates.interval_ns;
+        sleep_until(due_ns);
         now = clock_monotonic_ns();
+        place_note_tick(now > due_ns ? now - due_ns : 0, now);
         uint64_t spans =
             now > sampler.next_slot_ns ? 1 + (now - sampler.next_slot_ns) / rates.interval_ns : 1;
         sampler.next_slot_ns += spans * rates.interval_ns;
@@ -347,6 +351,7 @@ static void *sampler_main(void *unused)
     atomic_store(&sampler.tid, (uint32_t)syscall(SYS_gettid));
     atomic_store(&worker.segment.worker->sampler_tid, atomic_load(&sampler.tid));
     take_hold();
+    place_begin();
     int rc = sample_begin();
     if (rc != 0)
         notice_defer(NOTICE_NO_SAMPLER, "actions are counted, but no stack is sampled: %s", fault_text());

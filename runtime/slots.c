@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "runtime/cpython/context.h"
+#include "runtime/place.h"
 #include "runtime/sampler.h"
 #include "runtime/tick_path.h"
 #include "shm/clock.h"
@@ -103,7 +104,7 @@ static bool take(const struct reader_thread *thread, uint64_t begin_ns, uint64_t
     int i = find_free_slot();
     if (i == NO_SLOT)
         return false;
-    struct slot_facts facts = {.thread = *thread, .begin_ns = begin_ns};
+    struct slot_facts facts = {.thread = *thread, .begin_ns = begin_ns, .place = place_here()};
     slots.slot[i].users = 1;
     atomic_store_explicit(&slots.slot[i].ticket, ++last_ticket, memory_order_relaxed); /* as is due_ns: */
     atomic_store_explicit(&slots.due_ns[i], due_ns, memory_order_relaxed); /* published with the version */

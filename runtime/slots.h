@@ -44,6 +44,7 @@ enum {
 
 struct slot_facts {
     struct reader_thread thread;
+    uint64_t place;    /* of the thread: place_here() */
     uint64_t begin_ns; /* of the action that took the slot, the outermost one where they are nested */
     uint64_t context;  /* the hint: in this context … */
     uint64_t serial;   /* … this profiled action was the innermost one; 0: none was, or it is not known */

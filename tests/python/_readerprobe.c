@@ -37,8 +37,9 @@
 #include "runtime/cpython/context.h"
 #include "runtime/cpython/layout.h"
 #include "runtime/cpython/reader.h"
-#include "runtime/kernel_wait.h"
 #include "runtime/cpython/suspended.h"
+#include "runtime/kernel_wait.h"
+#include "runtime/place.h"
 #include "shm/clock.h"
 #include "shm/fault.h"
 
@@ -76,6 +77,7 @@ static struct {
     uint64_t interval_ns;
     unsigned damage;
     struct reader_thread target;
+    uintptr_t target_place; /* 0: it is not followed */
     struct reader_prediction prediction;
     struct stack stack;
     struct copy copy;
@@ -290,7 +292,11 @@ static void sample(const struct reader_thread *thread, struct reader_prediction 
     probe.gil_is_held += facts.gil_is_held;
     size_t used = 0;
     if (read) {
+        const uint64_t now = clock_monotonic_ns();
         probe.torn += probe.stack.flags & STACK_TORN;
+        place_note_stack((probe.stack.flags & STACK_TORN) != 0, now);
+        if (facts.holds_gil)
+            place_follow(&probe.copy, probe.target_place, probe.interval_ns, now);
     } else {
         probe.unreadable++;
         probe.stack.count = probe.stack.flags = 0;
@@ -327,6 +333,7 @@ static void sample_all(void)
 static void *run(void *unused)
 {
     (void)unused;
+    place_begin();
     while (atomic_load(&probe.running)) {
         if (probe.how == HOW_THREADS)
             sample_all();
@@ -418,6 +425,8 @@ static PyObject *probe_start(PyObject *self, PyObject *args)
     probe.interval_ns = (uint64_t)(interval_us * 1000);
     probe.random = UINT64_C(88172645463325252);
     reader_note_thread(&probe.target);
+    /* As the sampler does. But on one CPU with it, one that never pauses takes turns of milliseconds. */
+    probe.target_place = how == HOW_READER && probe.interval_ns != 0 ? place_here() : 0;
     probe.damage = damage;
     probe.how = (enum how)how;
     probe.its_clock = 0;

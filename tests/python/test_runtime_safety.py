@@ -11,16 +11,20 @@ import pytest
 from _sampled_scripts import SAMPLED, ends, hot, script, tells
 from test_runtime_life import START, X86_64
 
-# System calls that fail with an errno of one's choice from now on, in this thread and those it starts; or in all.
+# System calls that fail with an errno of one's choice from now on, in this thread and those it starts; or in all; or
+# that are answered as SECCOMP_RET_... says.
 FORBID = """
     import ctypes, errno, struct
-    CALLS = {'pwritev': 296, 'process_vm_readv': 310, 'memfd_create': 319, 'close_range': 436}
-    def forbid(error, *names, all_threads=False):
+    CALLS = {
+        'pwritev': 296, 'process_vm_readv': 310, 'memfd_create': 319, 'close_range': 436, 'sched_setaffinity': 203,
+        'sched_setattr': 314,
+    }
+    def forbid(error, *names, all_threads=False, answer=0x00050000):
         numbers = [CALLS[name] for name in names]
         code = [(0x20, 0, 0, 0)]                                            # load the number
         for i, number in enumerate(numbers):
             code.append((0x15, len(numbers) - i, 0, number))                # equal: to the last instruction
-        code += [(0x06, 0, 0, 0x7fff0000), (0x06, 0, 0, 0x00050000 | error)]  # allow; errno
+        code += [(0x06, 0, 0, 0x7fff0000), (0x06, 0, 0, answer | error)]       # allow; errno
         program = b''.join(struct.pack('HBBI', *line) for line in code)
         buffer = ctypes.create_string_buffer(program)
         filter = struct.pack('HxxxxxxQ', len(code), ctypes.addressof(buffer))
