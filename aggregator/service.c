@@ -189,10 +189,13 @@ static void set_pace(struct service *service, uint64_t moved, bool cycle)
     for (unsigned i = 0; i < service->pools; i++) {
         const struct pool *pool = service->pool[i];
         double own = pace_own(&pool->budget_state, &pool->asked);
+        double spent = pace_spent(&pool->budget_state, &pool->asked);
         if (pool->fill > facts.fill)
             facts.fill = pool->fill;
         if (own > facts.own)
             facts.own = own;
+        if (spent > facts.spent)
+            facts.spent = spent;
     }
     pace_next(&service->pace, &facts);
 }

@@ -218,6 +218,7 @@ static void look(struct world *world, double into_cycle, bool *braked)
         .moved = world->moved,
         .cycle = world->decided,
         .own = pace_own(&world->state, &scenario->asked),
+        .spent = pace_spent(&world->state, &scenario->asked),
     };
     world->decided = false;
     world->until_round = pace_next(&world->pace, &facts) / 1e3;

@@ -464,7 +464,7 @@ END_TEST
 START_TEST(where_looking_is_too_dear_it_is_done_less_often_and_again_only_with_clear_room)
 {
     struct pace pace = {0};
-    struct pace_facts facts = {.attached = 8, .moved = true, .cycle = true, .own = 0.5};
+    struct pace_facts facts = {.attached = 8, .moved = true, .cycle = true, .own = 0.5, .spent = 0.8};
     ck_assert_uint_eq(pace_next(&pace, &facts), 100);
     facts.own = 1.5;
     ck_assert_uint_eq(pace_next(&pace, &facts), 250);
@@ -496,6 +496,26 @@ START_TEST(a_quiet_pool_is_looked_at_less_often_until_something_moves)
     facts.attached = 8;
     facts.moved = true;
     ck_assert_uint_eq(pace_next(&pace, &facts), 100);
+}
+END_TEST
+
+START_TEST(where_little_of_the_budget_is_spent_nothing_presses)
+{
+    struct pace pace = {0};
+    struct pace_facts facts = {.attached = 8, .moved = true, .cycle = true, .spent = 0.4};
+    ck_assert_uint_eq(pace_next(&pace, &facts), 100);
+    facts.spent = 0.2;
+    ck_assert_uint_eq(pace_next(&pace, &facts), 250);
+    facts.spent = 0.4; /* on the way between the two it stays as it is */
+    ck_assert_uint_eq(pace_next(&pace, &facts), 250);
+    facts.cycle = false;
+    facts.spent = 0.7;
+    ck_assert_uint_eq(pace_next(&pace, &facts), 250);
+    facts.cycle = true;
+    ck_assert_uint_eq(pace_next(&pace, &facts), 100);
+
+    struct budget_state new = {0};
+    ck_assert_double_eq(pace_spent(&new, &asked), 1); /* nothing is known yet */
 }
 END_TEST
 
@@ -769,6 +789,7 @@ int main(void)
     tcase_add_test(cases, the_last_hour_is_kept_in_pieces_of_ten_seconds);
     tcase_add_test(cases, where_looking_is_too_dear_it_is_done_less_often_and_again_only_with_clear_room);
     tcase_add_test(cases, a_quiet_pool_is_looked_at_less_often_until_something_moves);
+    tcase_add_test(cases, where_little_of_the_budget_is_spent_nothing_presses);
     tcase_add_test(cases, a_quiet_pool_admits_everything);
     tcase_add_test(cases, without_a_cap_everything_is_admitted);
     tcase_add_test(cases, a_cap_that_only_stops_a_surge_denies_nothing_while_a_longer_interval_is_enough);
