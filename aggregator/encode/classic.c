@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "aggregator/encode/instant.h"
+#include "aggregator/encode/json_text.h"
 #include "aggregator/encode/story.h"
 #include "aggregator/encode/tree.h"
 #include "aggregator/encode/whole.h"
@@ -136,36 +137,53 @@ static void add_sample(struct builder *builder, const struct held_sample *sample
 
 /* ---- JSON -------------------------------------------------------------------------------------------- */
 
-static json_t *piece_json(const struct builder *builder, const struct piece *piece, double scale,
-                          uint64_t begin_real_ns)
+/* Up to its children, which may follow. */
+static void put_piece(struct json_text *json, const struct builder *builder, const struct piece *piece,
+                      double scale, uint64_t begin_real_ns)
 {
-    json_t *json = json_pack(
-        "{s:s,s:f,s:f,s:o,s:o,s:[]}", "instruction",
-        piece->instruction == NOT_SAMPLED ? "(not sampled)"
-                                          : names_text(&builder->merge->instructions, piece->instruction),
-        "time", piece->time * scale / 1e9, "self_time", piece->self * scale / 1e9, "start_time",
-        instant_json(begin_real_ns + (uint64_t)whole_of(piece->start * scale)), "end_time",
-        instant_json(begin_real_ns + (uint64_t)whole_of(piece->end * scale)), "children");
-    if (piece->message != 0)
-        json_object_set_new(json, "message",
-                            story_message(builder->merge, &builder->story->event[piece->message - 1]));
-    return json;
-}
-
-static json_t *children_json(const struct builder *builder, double scale, uint64_t begin_real_ns)
-{
-    json_t *top = json_array();
-    json_t **made = calloc(builder->pieces + 1, sizeof *made);
-    for (uint32_t i = 0; made != NULL && i < builder->pieces; i++) {
-        const struct piece *piece = &builder->piece[i];
-        made[i] = piece_json(builder, piece, scale, begin_real_ns);
-        json_t *parent = piece->parent != 0 ? json_object_get(made[piece->parent - 1], "children") : top;
-        json_array_append_new(parent, made[i]);
+    json_text_put(json, "{\"instruction\":");
+    json_text_string(json, piece->instruction == NOT_SAMPLED
+                               ? "(not sampled)"
+                               : names_text(&builder->merge->instructions, piece->instruction));
+    json_text_put(json, ",\"time\":");
+    json_text_seconds(json, whole_of(piece->time * scale));
+    json_text_put(json, ",\"self_time\":");
+    json_text_seconds(json, whole_of(piece->self * scale));
+    json_text_put(json, ",\"start_time\":");
+    json_text_instant(json, begin_real_ns + (uint64_t)whole_of(piece->start * scale));
+    json_text_put(json, ",\"end_time\":");
+    json_text_instant(json, begin_real_ns + (uint64_t)whole_of(piece->end * scale));
+    if (piece->message != 0) {
+        json_text_put(json, ",\"message\":");
+        json_text_value(json, story_message(builder->merge, &builder->story->event[piece->message - 1]));
     }
-    free(made);
-    return top;
+    json_text_put(json, ",\"children\":[");
 }
 
+/* All pieces, each within its parent: that is the one before it, or one that is still open around that
+ * (add_sample begins where the last sample's path goes on, tell_events above its end). */
+static void put_children(struct json_text *json, const struct builder *builder, double scale,
+                         uint64_t begin_real_ns)
+{
+    uint32_t open = 0; /* the innermost open piece, + 1 */
+    json_text_put(json, "[");
+    for (uint32_t i = 0; i < builder->pieces && !json->failed; i++) {
+        const struct piece *piece = &builder->piece[i];
+        bool first = open == piece->parent; /* nothing was closed in it yet */
+        for (; open != piece->parent && open != 0; open = builder->piece[open - 1].parent)
+            json_text_put(json, "]}");
+        json->failed |= open != piece->parent;
+        if (!first)
+            json_text_put(json, ",");
+        put_piece(json, builder, piece, scale, begin_real_ns);
+        open = i + 1;
+    }
+    for (; open != 0; open = builder->piece[open - 1].parent)
+        json_text_put(json, "]}");
+    json_text_put(json, "]");
+}
+
+/* All but its children. */
 static json_t *action_json(const struct builder *builder, uint32_t root, const struct origin *origin)
 {
     static const char *const granularity[] = {"file", "method", "line"};
@@ -198,9 +216,21 @@ static json_t *action_json(const struct builder *builder, uint32_t root, const s
     if (task_level != NULL)
         json_object_set_new(json, "task_level", task_level);
     story_add_trace(builder->story, json);
-    double scale = builder->total > 0 ? latency / builder->total : 0;
-    json_object_set_new(json, "children", children_json(builder, scale, begin_real_ns));
     return json;
+}
+
+static char *action_text(const struct builder *builder, uint32_t root, const struct origin *origin)
+{
+    const struct action *action = &builder->merge->actions.action[root];
+    double scale = builder->total > 0 ? (double)action->end.latency_ns / builder->total : 0;
+    struct json_text json = {0};
+    json_text_value(&json, action_json(builder, root, origin));
+    if (!json.failed)
+        json.used--; /* its closing brace */
+    json_text_put(&json, ",\"children\":");
+    put_children(&json, builder, scale, action->begin.time_ns + (uint64_t)origin->real_offset_ns);
+    json_text_put(&json, "}");
+    return json_text_end(&json);
 }
 
 char *classic_action(const struct merge *merge, uint32_t root, const struct origin *origin)
@@ -214,9 +244,7 @@ char *classic_action(const struct merge *merge, uint32_t root, const struct orig
     if (builder.depth != 0 || merge->actions.action[root].messages.count != 0)
         tell_events(&builder, 0, builder.depth != 0 ? builder.instruction[0] : NOT_SAMPLED,
                     story.events - builder.told);
-    json_t *json = builder.failed ? NULL : action_json(&builder, root, origin);
-    char *line = json != NULL ? json_dumps(json, JSON_COMPACT) : NULL;
-    json_decref(json);
+    char *line = builder.failed ? NULL : action_text(&builder, root, origin);
     free(builder.piece);
     story_close(&story);
     return line;

@@ -5,7 +5,12 @@
 #include <jansson.h>
 #include <stdint.h>
 
-/** "2026-01-31T12:00:00.000000Z" of nanoseconds since 1970; a new reference. */
+enum { INSTANT_BYTES = 48 };
+
+/** "2026-01-31T12:00:00.000000Z" of nanoseconds since 1970. Any thread. */
+void instant_text(uint64_t real_ns, char out[INSTANT_BYTES]);
+
+/** The same as a string; a new reference. */
 json_t *instant_json(uint64_t real_ns);
 
 #endif
