@@ -11,6 +11,7 @@ enum {
     MANY_WORKERS = 250,
     MANY_MS = 400,
     QUIET_ROUNDS = 5,
+    CYCLES_KNOWN = 2, /* the first one is mostly starting */
     STEPS = 3, /* of retreat: 100, 250, 500, 1000 ms */
 };
 #define OWN_SHARE 0.25 /* of a pool's budget, beyond which rounds come less often */
@@ -45,7 +46,7 @@ double pace_spent(const struct budget_state *state, const struct budget_asked *a
     const struct budget_measure *last = last_of(state);
     double budget = budget_of(last, asked);
     double spent = last->sampler_cpu + last->hook_cpu + last->aggregator_cpu;
-    return budget > 0 && state->cycles >= BUDGET_CYCLES ? spent / budget : 1;
+    return budget > 0 && state->cycles >= CYCLES_KNOWN ? spent / budget : 1;
 }
 
 unsigned pace_next(struct pace *pace, const struct pace_facts *facts)

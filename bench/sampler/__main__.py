@@ -6,7 +6,7 @@ parts:
   tick       CPU of a sampler tick against a bare timer thread's, one running thread, 32 frames, 100 Hz and 1 kHz
   crowd      what each further running and each further blocked thread adds to a tick
   idle       wake-ups of a worker that serves nothing
-  slowdown   what the sampled thread itself loses at 1 kHz
+  slowdown   what the sampled thread itself loses, at 1 kHz and at 100 Hz
   rivals     CPU of the whole profiler against py-spy's, austin's and, on 3.15, profiling.sampling's
   accuracy   the table of tests/accuracy as each of them shows it
 

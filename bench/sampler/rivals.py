@@ -21,6 +21,7 @@ from common import PROJECT, environment, private_directory
 
 RATES = (100, 1000)
 TIMES_CHEAPER = 3.0
+SETTLE_S = 4.0  # our service looks often until it knows what its workers cost; theirs are waited for as well
 # The newest austin first; one that is linked against a newer C library than this machine's does not start.
 AUSTINS = ('austin-dist', 'austin-dist==3.7.0')
 
@@ -268,7 +269,7 @@ def ours(host, hertz, seconds):
         aggregator = aggregator_of(program.directory)
         if aggregator is None:
             raise RuntimeError('no aggregator runs')
-        time.sleep(0.5)
+        time.sleep(SETTLE_S)
         draining = process_cpu(aggregator)
         cpu = window(lambda: own_tasks_cpu(program.pid, 'pom-') + process_cpu(aggregator), program, seconds)
         draining = (process_cpu(aggregator) - draining) / seconds
