@@ -12,7 +12,7 @@ enum {
     MANY_MS = 400,
     QUIET_ROUNDS = 5,
     CYCLES_KNOWN = 2, /* the first one is mostly starting */
-    STEPS = 3, /* of retreat: 100, 250, 500, 1000 ms */
+    STEPS = 3,        /* of retreat: 100, 250, 500, 1000 ms */
 };
 #define OWN_SHARE 0.25 /* of a pool's budget, beyond which rounds come less often */
 #define OWN_AGAIN                                                                                            \

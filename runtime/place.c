@@ -134,19 +134,20 @@ void place_begin(void)
 
 /* ---- where --------------------------------------------------------------------------------------------- */
 
+static const ptrdiff_t *area_offset; /* from the thread pointer; NULL: there is no area */
+
+void place_open(void)
+{
+    const unsigned *bytes = dlsym(RTLD_DEFAULT, "__rseq_size"); /* 0: not registered */
+    area_offset = bytes != NULL && *bytes != 0 ? dlsym(RTLD_DEFAULT, "__rseq_offset") : NULL;
+    dlerror(); /* what we did not find is nobody's error */
+}
+
 uintptr_t place_here(void)
 {
-    static const ptrdiff_t *offset; /* from the thread pointer */
-    static const unsigned *bytes;
-    static bool known;
-    if (!known) { /* the GIL is held */
-        offset = dlsym(RTLD_DEFAULT, "__rseq_offset");
-        bytes = dlsym(RTLD_DEFAULT, "__rseq_size"); /* 0: not registered */
-        known = true;
-    }
-    if (offset == NULL || bytes == NULL || *bytes == 0)
+    if (area_offset == NULL)
         return 0;
-    return (uintptr_t)__builtin_thread_pointer() + (uintptr_t)*offset + offsetof(struct rseq, cpu_id);
+    return (uintptr_t)__builtin_thread_pointer() + (uintptr_t)*area_offset + offsetof(struct rseq, cpu_id);
 }
 
 static bool is_only(const cpu_set_t *mask, int cpu)

@@ -14,7 +14,8 @@
  * or the sampler finds itself late there, it goes back to where the kernel likes, and tries again after a
  * while.
  *
- * Never beyond what others decided: a mask that was found and that we did not set is the limit from then on.
+ * Never beyond what others decided: a mask that was found and that we did not set is the limit from then on;
+ * only one that names just the CPU where we are cannot be told from ours.
  * And nothing is asked for that might be punished: under a seccomp filter a child tries first, since a filter
  * may answer with the end of the process.
  */
@@ -25,6 +26,9 @@
 #include <stdint.h>
 
 struct copy;
+
+/** Once, when the extension is loaded. */
+void place_open(void);
 
 /** Address of the word that tells the CPU of the calling thread; 0: nobody keeps it. A few ns. */
 uintptr_t place_here(void);

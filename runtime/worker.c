@@ -15,6 +15,7 @@
 #include "runtime/first_thread.h"
 #include "runtime/limits.h"
 #include "runtime/notice.h"
+#include "runtime/place.h"
 #include "runtime/sampler.h"
 #include "shm/fault.h"
 #include "shm/testpoint.h"
@@ -69,6 +70,7 @@ void worker_open(void)
         return;
     notice_open();
     slots_open();
+    place_open();
     uint32_t *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page != MAP_FAILED && madvise(page, 4096, MADV_WIPEONFORK) == 0) {
         *page = 1;

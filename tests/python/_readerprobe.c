@@ -669,6 +669,7 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC PyInit__readerprobe(void);
 PyMODINIT_FUNC PyInit__readerprobe(void)
 {
+    place_open();
     PyObject *made = PyModule_Create(&module);
     PyObject *bytes = PyMemoryView_FromMemory((char *)&mark, sizeof mark, PyBUF_WRITE);
     PyObject *words = bytes == NULL ? NULL : PyObject_CallMethod(bytes, "cast", "s", "I");
